@@ -1,0 +1,39 @@
+# One-word verbs; each says what it does in docs/ARCHITECTURE.md and CONTRIBUTING.md.
+PYTHON := .venv/bin/python
+PORT ?= 8000
+
+.PHONY: setup demo serve test lint types check bench weights lock
+.DEFAULT_GOAL := demo
+
+setup:
+	@bash scripts/setup.sh
+
+weights: setup
+	@$(PYTHON) -m scripts.weights
+
+demo: setup
+	@$(PYTHON) -m scripts.demo
+
+serve: setup
+	@.venv/bin/uvicorn main:app --port $(PORT)
+
+test: setup
+	@$(PYTHON) -m scripts.weights || echo "!! no ISNet weights: the tests that need them will be skipped"
+	@$(PYTHON) -m pytest
+
+lint: setup
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports
+
+types: setup
+	@.venv/bin/mypy .
+
+check: lint types
+
+bench: setup
+	@for each in knockout png isnet; do $(PYTHON) -m bench.$$each || exit 1; done
+
+lock:
+	@for each in requirements requirements-dev; do \
+	  .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	    $(LOCK_FLAGS) -o $$each.txt $$each.in || exit 1; done

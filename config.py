@@ -1,0 +1,211 @@
+"""The service's settings: read once from the environment (and .env), checked, then frozen.
+
+Names are flat and upper case in the environment (`MAX_CONCURRENT_JOBS`) and live in small groups
+here (`settings.work.max_concurrent_jobs`). docs/CONFIGURATION.md and .env.example are generated
+from this file by `python -m scripts.configuration`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+_PLACEHOLDER = re.compile(
+    r"^(your[-_ ].*|changeme|change[-_ ]me|xxx+|<.*>|todo|none|null)$", re.IGNORECASE
+)
+
+
+class SettingsError(ValueError):
+    """The environment holds nonsense; the text has one line per problem and no secret."""
+
+
+def _secret_or_none(value: object) -> object:
+    """An empty or placeholder key means: not configured."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str) and (not text.strip() or _PLACEHOLDER.match(text.strip())):
+        return None
+    return text.strip() if isinstance(text, str) else text
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _base_url(value: object) -> object:
+    if not isinstance(value, str) or not value.strip():
+        return ""
+    parts = urlsplit(value.strip())
+    if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must be an http(s) address without query, as https://cutouts.example")
+    return value.strip().rstrip("/")
+
+
+def _comma_list(value: object) -> object:
+    if isinstance(value, str):
+        return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+    return value
+
+
+Key = Annotated[SecretStr | None, BeforeValidator(_secret_or_none)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
+]
+BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+CommaSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_list)]
+
+
+class Group(BaseSettings):
+    """A handful of settings that belong together."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+
+class ProviderSettings(Group):
+    """Paid providers."""
+
+    runware_api_key: Key = Field(
+        None, description="Key of Runware (RMBG 2.0 and BiRefNet Portrait). Empty: not used."
+    )
+    kie_api_key: Key = Field(None, description="Key of Kie.ai (Recraft). Empty: not used.")
+
+
+class WorkSettings(Group):
+    """How much at once, and for how long."""
+
+    max_concurrent_jobs: int = Field(
+        4, ge=1, le=64, description="Requests being worked on at once; a shot counts once."
+    )
+    queue_limit: int = Field(
+        32, ge=0, le=10_000, description="Requests that may wait; the next one is told 503."
+    )
+    deadline_s: float = Field(
+        50, ge=1, le=55, description="Seconds until a shot is answered with what has landed."
+    )
+    model_timeout_s: float = Field(
+        300, ge=1, le=3600, description="Seconds a model may go on, also after the answer."
+    )
+    pixel_threads: int = Field(
+        2, ge=1, le=64, description="Threads that decode, encode and cut (the box has 2 vCPU)."
+    )
+    log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
+
+
+class InputSettings(Group):
+    """What is accepted."""
+
+    max_upload_mb: int = Field(
+        100, ge=1, le=10_000, description="Largest upload or download, in MiB."
+    )
+    max_megapixels: float = Field(
+        64, gt=0, le=1000, description="Largest picture for background removal, in million pixels."
+    )
+    image_url_timeout_s: float = Field(
+        20, gt=0, le=55, description="Seconds in which a picture named by image_url must arrive."
+    )
+    image_url_allowed_hosts: CommaSet = Field(
+        frozenset(),
+        description="host:port entries that image_url may name though they are not public "
+        "(a shop's own storage), separated by commas.",
+    )
+
+
+class StorageSettings(Group):
+    """What is kept, where and how long."""
+
+    temp_dir: Path = Field(
+        Path("/tmp/img-proc"),  # noqa: S108  # the user's own default
+        description="Folder for uploads on their way and for results.",
+    )
+    result_ttl_h: float = Field(
+        24, gt=0, le=24 * 365, description="Hours after which a result is forgotten."
+    )
+    result_quota_mb: int = Field(
+        2048, ge=1, description="MiB that results may take; beyond it the oldest go."
+    )
+    min_free_disk_mb: int = Field(
+        256, ge=0, description="MiB of disk that must stay free; below it a shot is told 507."
+    )
+    public_base_url: BaseUrl = Field(
+        "",
+        description="Start of the links in answers, as https://cutouts.example. "
+        "Empty: links are relative.",
+    )
+
+
+class LocalSettings(Group):
+    """Models on this machine."""
+
+    weights_dir: Path = Field(
+        Path("weights"), description="Folder of the neural weights, laid out as rembg's home."
+    )
+    weights_download: bool = Field(
+        default=True, description="Whether missing weights are fetched at start."
+    )
+    inference_threads: int = Field(2, ge=1, le=64, description="Threads of one inference.")
+    memory_limit_mb: int = Field(
+        0,
+        ge=0,
+        description="MiB this service may use. 0: what the control group or machine grants.",
+    )
+    knockout_enabled: bool = Field(
+        default=False, description="Whether local-knockout joins the default five."
+    )
+
+
+class Settings(BaseModel):
+    """Everything the service can be told, by group."""
+
+    model_config = ConfigDict(frozen=True)
+
+    providers: ProviderSettings
+    work: WorkSettings
+    inputs: InputSettings
+    storage: StorageSettings
+    local: LocalSettings
+
+
+GROUPS: Mapping[str, type[Group]] = {
+    "providers": ProviderSettings,
+    "work": WorkSettings,
+    "inputs": InputSettings,
+    "storage": StorageSettings,
+    "local": LocalSettings,
+}
+
+G = TypeVar("G", bound=Group)
+
+
+def load_settings(*, env_file: Path | None = Path(".env")) -> Settings:
+    """Read the environment, then `env_file` for what it does not name.
+
+    Raises SettingsError with one line per problem.
+    """
+    problems: list[str] = []
+    groups = {name: _load(group, env_file, problems) for name, group in GROUPS.items()}
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return Settings.model_validate(groups)
+
+
+def _load(group: type[G], env_file: Path | None, problems: list[str]) -> G | None:
+    try:
+        return group(_env_file=env_file)
+    except ValidationError as error:
+        problems += [_line(group, each) for each in error.errors()]
+        return None
+
+
+def _line(group: type[Group], error: ErrorDetails) -> str:
+    name = str(error["loc"][0])
+    secret = group.model_fields[name].annotation is not None and "key" in name
+    shown = "" if secret else f" (it is {error['input']!r})"
+    return f"{name.upper()}: {error['msg']}{shown}"

@@ -1,0 +1,138 @@
+"""Every failure the service names, without a word about HTTP (routers/problems.py has that table).
+
+ServiceError                    the request as a whole cannot be answered
+├── BadRequest                  the caller can mend it by asking differently
+│   ├── MissingSource · MultipleSources · EmptyFile · ImageUrlRefused
+│   └── InvalidParameter
+├── BadPicture                  the bytes arrived, but they are not a picture we can work on
+│   ├── UnsupportedMediaType · UnreadableImage · ImageTruncated · TooManyPixels
+│   ├── FileTooLarge
+│   └── ImageDownloadFailed
+├── ResultNotFound
+├── AllModelsFailed · NoModelAvailable
+├── DeadlineExceeded
+├── Overloaded
+└── InsufficientStorage
+RemoverError                    one model's attempt failed; the others go on
+RemoverUnavailable              one model cannot be tried at all; the others go on
+"""
+
+from enum import StrEnum
+
+
+class ServiceError(Exception):
+    """The request cannot be answered; `detail` is a sentence for the caller.
+
+    `limit` and `actual` are the two numbers of a broken limit, `field` the parameter at fault,
+    `hint` what to do about it, `retry_after_s` when asking again makes sense.
+    """
+
+    def __init__(  # noqa: PLR0913  # every one is named at the raise site
+        self,
+        detail: str,
+        *,
+        limit: float | None = None,
+        actual: float | None = None,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.limit = limit
+        self.actual = actual
+        self.field = field
+        self.hint = hint
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(ServiceError): ...
+
+
+class MissingSource(BadRequest): ...
+
+
+class MultipleSources(BadRequest): ...
+
+
+class EmptyFile(BadRequest): ...
+
+
+class ImageUrlRefused(BadRequest): ...
+
+
+class InvalidParameter(BadRequest): ...
+
+
+class BadPicture(ServiceError): ...
+
+
+class UnsupportedMediaType(BadPicture): ...
+
+
+class UnreadableImage(BadPicture): ...
+
+
+class ImageTruncated(BadPicture): ...
+
+
+class TooManyPixels(BadPicture): ...
+
+
+class FileTooLarge(BadPicture): ...
+
+
+class ImageDownloadFailed(BadPicture): ...
+
+
+class ResultNotFound(ServiceError): ...
+
+
+class AllModelsFailed(ServiceError): ...
+
+
+class NoModelAvailable(ServiceError): ...
+
+
+class DeadlineExceeded(ServiceError): ...
+
+
+class Overloaded(ServiceError): ...
+
+
+class InsufficientStorage(ServiceError): ...
+
+
+class FailureCode(StrEnum):
+    """Why one model's attempt failed, as the entry of a result reports it."""
+
+    PROVIDER_TIMEOUT = "provider_timeout"
+    PROVIDER_UNREACHABLE = "provider_unreachable"
+    PROVIDER_REFUSED = "provider_refused"
+    PROVIDER_QUOTA = "provider_quota"
+    PROVIDER_RATE_LIMITED = "provider_rate_limited"
+    PROVIDER_ERROR = "provider_error"
+    PROVIDER_BAD_RESULT = "provider_bad_result"
+    PROVIDER_OUTCOME_UNKNOWN = "provider_outcome_unknown"
+    CONTENT_REJECTED = "content_rejected"
+    MODEL_CRASHED = "model_crashed"
+    INSUFFICIENT_MEMORY = "insufficient_memory"
+    CANCELLED = "cancelled"
+
+
+class RemoverError(Exception):
+    """One model's attempt failed; `message` is a sentence for the caller."""
+
+    def __init__(self, code: FailureCode, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+
+
+class RemoverUnavailable(Exception):
+    """One model cannot be tried now; `reason` says why, for people."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,103 @@
+"""The OpenAPI document's hand-made parts: a body that comes in three forms, and the Problem schema.
+
+The body of a shot is parsed from the stream (its file may be larger than memory), so FastAPI
+cannot derive its description; it is derived here from the same parameter model that checks it.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from models.schemas import Problem
+from routers.uploads import BASE64_FIELD, URL_FIELD
+
+_REF = "#/components/schemas/{model}"
+_BINARY = {"type": "string", "format": "binary", "description": "The picture."}
+_URL = {
+    "type": "string",
+    "description": "Public http(s) address of the picture.",
+    "examples": ["https://shop.example/uploads/1234.jpg"],
+}
+_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The picture's bytes."}
+
+
+def describes_submission(parameters: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that takes one picture and `parameters`."""
+    fields = _properties(parameters)
+    form = _body({"image": _BINARY, URL_FIELD: _URL, **fields})
+    typed = _body({URL_FIELD: _URL, BASE64_FIELD: _BASE64, **fields})
+    url_only = _body({URL_FIELD: _URL, **fields}) | {"required": [URL_FIELD]}
+    return {
+        "parameters": [_in_query(name, schema) for name, schema in fields.items()],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "application/json": {"schema": typed},
+                "application/x-www-form-urlencoded": {"schema": url_only},
+            },
+        },
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Make the application's OpenAPI document the complete one."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    made = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        routes=app.routes,
+        license_info=app.license_info,
+    )
+    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    schemas["Problem"] = Problem.model_json_schema(ref_template=_REF)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for path in made["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None) if _is_fastapis(operation) else None
+    return made
+
+
+def _is_fastapis(operation: dict[str, Any]) -> bool:
+    """FastAPI promises 422 for bad parameters; here they are 400."""
+    content = operation["responses"].get("422", {}).get("content", {})
+    return "application/json" in content
+
+
+def _properties(parameters: type[BaseModel]) -> dict[str, Any]:
+    """The parameters' JSON schemas by name, with shared definitions written in place."""
+    schema = parameters.model_json_schema()
+    definitions = schema.get("$defs", {})
+    return {name: _inlined(each, definitions) for name, each in schema["properties"].items()}
+
+
+def _inlined(node: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401  # JSON
+    if isinstance(node, list):
+        return [_inlined(each, definitions) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        rest = {key: value for key, value in node.items() if key != "$ref"}
+        return {**definitions[node["$ref"].rsplit("/", 1)[1]], **rest}
+    return {key: _inlined(value, definitions) for key, value in node.items()}
+
+
+def _body(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema}

@@ -1,0 +1,175 @@
+"""Errors as problem+json (RFC 9457): one table from our errors to HTTP, and the handlers for it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from models import errors
+from models.schemas import Problem
+from utils import logs
+
+_log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one of our errors looks from outside; `example` is its detail in the OpenAPI document."""
+
+    status: int
+    code: str
+    title: str
+    example: str
+    retryable: bool = False
+
+
+TABLE: Mapping[type[errors.ServiceError], Kind] = {
+    errors.MissingSource: Kind(
+        400, "missing_source", "No picture", "Send a file part `image`, or image_url."
+    ),
+    errors.MultipleSources: Kind(
+        400, "multiple_sources", "More than one picture", "Send exactly one: a file or image_url."
+    ),
+    errors.EmptyFile: Kind(400, "empty_file", "Empty file", "The file has no bytes."),
+    errors.ImageUrlRefused: Kind(
+        400, "image_url_refused", "Address refused", "The host is not a public address."
+    ),
+    errors.InvalidParameter: Kind(
+        400, "invalid_parameter", "Bad parameter", "deadline_s: must be at most 55."
+    ),
+    errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
+    errors.FileTooLarge: Kind(
+        413, "file_too_large", "File too large", "The upload is larger than 100 MiB."
+    ),
+    errors.UnsupportedMediaType: Kind(
+        415, "unsupported_media_type", "Not a picture we read", "Send PNG, JPEG, WebP or TIFF."
+    ),
+    errors.UnreadableImage: Kind(
+        422, "unreadable_image", "Unreadable picture", "The JPEG could not be decoded."
+    ),
+    errors.ImageTruncated: Kind(
+        422, "image_truncated", "Picture cut short", "The PNG ends before its last row."
+    ),
+    errors.TooManyPixels: Kind(
+        422, "too_many_pixels", "Too many pixels", "The picture has 80 million pixels."
+    ),
+    errors.ImageDownloadFailed: Kind(
+        422, "image_download_failed", "Download failed", "The server answered 404."
+    ),
+    errors.AllModelsFailed: Kind(
+        502, "all_models_failed", "Every model failed", "local-isnet: model_crashed", retryable=True
+    ),
+    errors.NoModelAvailable: Kind(
+        503, "no_model_available", "No model", "local-isnet: no weights.", retryable=True
+    ),
+    errors.Overloaded: Kind(
+        503, "overloaded", "Too busy", "4 requests run and 32 are waiting.", retryable=True
+    ),
+    errors.DeadlineExceeded: Kind(
+        504, "deadline_exceeded", "Too late", "No model landed in 20 s.", retryable=True
+    ),
+    errors.InsufficientStorage: Kind(
+        507, "insufficient_storage", "Disk full", "12 MiB are free.", retryable=True
+    ),
+}
+
+NOT_FOUND = Kind(404, "not_found", "Not found", "There is nothing at this address.")
+WRONG_METHOD = Kind(405, "method_not_allowed", "Wrong method", "POST is not allowed here.")
+CRASHED = Kind(
+    500, "internal_error", "Our fault", "The service met an unexpected error; it has been logged."
+)
+_HTTP_KINDS = {404: NOT_FOUND, 405: WRONG_METHOD}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application as problem+json."""
+    app.add_exception_handler(errors.ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+
+
+def responses(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its errors in the OpenAPI document, grouped by status."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for kind in (*(TABLE[each] for each in kinds), CRASHED):
+        documented.setdefault(kind.status, _documented(kind.status))["content"][MEDIA_TYPE][
+            "examples"
+        ][kind.code] = {"value": _body(kind, kind.example)}
+    return documented
+
+
+def problem(kind: Kind, detail: str, **members: float | str | None) -> JSONResponse:
+    """One error as a response."""
+    return JSONResponse(
+        _body(kind, detail, **members), status_code=kind.status, media_type=MEDIA_TYPE
+    )
+
+
+def crashed() -> JSONResponse:
+    return problem(CRASHED, CRASHED.example)
+
+
+def _documented(status: int) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "content": {
+            MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+        },
+    }
+
+
+def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, Any]:
+    body = Problem(
+        type=f"urn:dtf-image-service:problem:{kind.code}",
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        code=kind.code,
+        request_id=logs.request_id.get() or "",
+        retryable=kind.retryable,
+    )
+    return body.model_copy(update=members).model_dump(exclude_none=True)
+
+
+async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
+    kind = TABLE[type(error)]
+    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
+    response = problem(
+        kind,
+        error.detail,
+        limit=error.limit,
+        actual=error.actual,
+        hint=error.hint,
+        field=error.field,
+    )
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for it alone
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:])
+    kind = TABLE[errors.InvalidParameter]
+    return problem(kind, f"{field}: {first['msg']}", field=field)
+
+
+async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101  # registered for it alone
+    kind = _HTTP_KINDS.get(error.status_code)
+    if kind is None:
+        phrase = HTTPStatus(error.status_code).phrase
+        kind = Kind(error.status_code, phrase.lower().replace(" ", "_"), phrase, phrase)
+    response = problem(kind, kind.example)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,361 @@
+"""A picture on its way in: multipart, form, JSON or address, spooled to disk under a byte limit.
+
+Nothing of the body is held whole in memory but a JSON one, and that in the pool, a few at a time.
+The customer's file name is never looked at.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import errno
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import parse_qsl
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from models.errors import (
+    EmptyFile,
+    FileTooLarge,
+    InsufficientStorage,
+    InvalidParameter,
+    MissingSource,
+    MultipleSources,
+    UnsupportedMediaType,
+)
+from services.container import Services
+
+FILE_FIELDS = ("image", "file", "image_file")
+URL_FIELD = "image_url"
+BASE64_FIELD = "image_base64"
+
+_MIB = 1024 * 1024
+_MAX_FIELD_BYTES = 16 * 1024
+_MAX_PARTS = 40
+_FORM_OVERHEAD = 256 * 1024  # boundaries, headers and small fields around the file
+_MAX_DRAINED = 32 * _MIB
+_DRAIN_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A picture on disk, what was said about it (names to raw values), and since when we know.
+
+    `received_at` is on the monotonic clock: the body has arrived, silence begins.
+    """
+
+    picture: Path
+    parameters: dict[str, Any]
+    received_at: float
+
+
+@dataclass(slots=True)
+class Body:
+    """What a request's body held: parameters, and any pictures already on disk."""
+
+    parameters: dict[str, Any]
+    pictures: list[Path]
+
+
+@asynccontextmanager
+async def receive(request: Request, services: Services) -> AsyncIterator[Submission]:
+    """The request's one picture on disk, removed again when the caller is done with it.
+
+    Raises MissingSource, MultipleSources, EmptyFile, FileTooLarge, UnsupportedMediaType,
+    InvalidParameter, ImageUrlRefused, ImageDownloadFailed or InsufficientStorage.
+    """
+    folder = services.uploads / secrets.token_hex(8)
+    await asyncio.to_thread(folder.mkdir)
+    try:
+        with _full_disk_said():
+            body = await _read_body(request, services, folder)
+            received_at = time.monotonic()
+            body.parameters = {**request.query_params, **body.parameters}
+            picture = await _one_picture(body, services, folder)
+        yield Submission(picture, body.parameters, received_at)
+    finally:
+        await asyncio.to_thread(_remove, folder)
+
+
+async def _read_body(request: Request, services: Services, folder: Path) -> Body:
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    limit = services.max_upload_bytes
+    if kind == b"multipart/form-data":
+        return await _read_multipart(request, options.get(b"boundary"), folder, limit)
+    if kind == b"application/json":
+        return await _read_json(request, services, folder)
+    if kind == b"application/x-www-form-urlencoded":
+        return await _read_urlencoded(request)
+    if kind and await _has_body(request):
+        raise UnsupportedMediaType(
+            f"A body of type {kind.decode('latin-1')} is not read here.",
+            hint="Send multipart/form-data with a part `image`, or JSON.",
+        )
+    return Body({}, [])
+
+
+async def _one_picture(body: Body, services: Services, folder: Path) -> Path:
+    url = body.parameters.pop(URL_FIELD, None)
+    sources = len(body.pictures) + (url is not None)
+    if sources == 0:
+        raise MissingSource("There is no picture: send a file part `image`, or image_url.")
+    if sources > 1:
+        raise MultipleSources("There is more than one picture: send exactly one.")
+    if url is None:
+        return _not_empty(body.pictures[0])
+    if not isinstance(url, str):
+        raise InvalidParameter("image_url: must be a string.", field=URL_FIELD)
+    picture = folder / "download"
+    await services.fetcher.fetch(url, into=picture)
+    return _not_empty(picture)
+
+
+async def _read_multipart(
+    request: Request, boundary: bytes | None, folder: Path, limit: int
+) -> Body:
+    if not boundary:
+        raise InvalidParameter("The multipart body names no boundary.", field="content-type")
+    _refuse_announced(request, limit + _FORM_OVERHEAD, limit)
+    with contextlib.closing(FormReader(boundary, folder, max_file_bytes=limit)) as reader:
+        stream = request.stream()
+        try:
+            async for chunk in stream:
+                await asyncio.to_thread(reader.feed, chunk)
+            return reader.finish()
+        except (FileTooLarge, InvalidParameter):
+            await _drain(stream)
+            raise
+
+
+async def _read_json(request: Request, services: Services, folder: Path) -> Body:
+    """JSON with the picture inside: spooled, then decoded in the pool."""
+    limit = services.max_upload_bytes
+    longest = limit * 4 // 3 + _FORM_OVERHEAD
+    _refuse_announced(request, longest, limit)
+    spool = folder / "body.json"
+    with spool.open("wb") as file:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > longest:
+                raise _too_large(limit, size)
+            await asyncio.to_thread(file.write, chunk)
+    return await services.workers.pixels(_decode_json, spool, folder / "decoded", limit=limit)
+
+
+async def _read_urlencoded(request: Request) -> Body:
+    text = b""
+    async for chunk in request.stream():
+        text += chunk
+        if len(text) > _MAX_FIELD_BYTES:
+            raise FileTooLarge(
+                "A form without file parts is at most 16 KiB.",
+                limit=_MAX_FIELD_BYTES,
+                actual=len(text),
+                hint="Send the picture as multipart/form-data.",
+            )
+    try:
+        pairs = parse_qsl(text.decode(), keep_blank_values=True, errors="strict", max_num_fields=40)
+    except ValueError as error:
+        raise InvalidParameter("The form is not valid UTF-8.", field="body") from error
+    return Body(dict(pairs), [])
+
+
+async def _has_body(request: Request) -> bool:
+    async for chunk in request.stream():
+        if chunk:
+            return True
+    return False
+
+
+def _decode_json(spool: Path, target: Path, *, limit: int) -> Body:
+    try:
+        document = json.loads(spool.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidParameter("The body is not valid JSON.", field="body") from error
+    if not isinstance(document, dict):
+        raise InvalidParameter("The JSON body must be an object.", field="body")
+    encoded = document.pop(BASE64_FIELD, None)
+    if encoded is None:
+        return Body(document, [])
+    target.write_bytes(_from_base64(encoded))
+    if (size := target.stat().st_size) > limit:
+        raise _too_large(limit, size)
+    return Body(document, [target])
+
+
+def _from_base64(encoded: object) -> bytes:
+    """The bytes of base64 text, with or without a `data:` prefix and line breaks."""
+    if not isinstance(encoded, str):
+        raise InvalidParameter("image_base64: must be a string.", field=BASE64_FIELD)
+    text = encoded.partition(",")[2] if encoded.startswith("data:") else encoded
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidParameter("image_base64: is not base64.", field=BASE64_FIELD) from error
+
+
+class FormReader:
+    """Takes a multipart body in pieces; file parts go straight to `folder`. Blocks on the disk."""
+
+    def __init__(self, boundary: bytes, folder: Path, *, max_file_bytes: int) -> None:
+        self._folder = folder
+        self._max_file_bytes = max_file_bytes
+        self._body = Body({}, [])
+        self._parts = 0
+        self._ended = False
+        self._header_name = b""
+        self._disposition = b""
+        self._field = ""
+        self._text = bytearray()
+        self._file: IO[bytes] | None = None
+        self._file_bytes = 0
+        self._parser = _parser(boundary, self)
+
+    def feed(self, chunk: bytes) -> None:
+        try:
+            self._parser.write(chunk)
+        except FormParserError as error:
+            raise _malformed() from error
+
+    def finish(self) -> Body:
+        if not self._ended:
+            raise _malformed()
+        return self._body
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise InvalidParameter(f"A form has at most {_MAX_PARTS} parts.", field="body")
+        self._disposition = b""
+        self._header_name = b""
+        self._text.clear()
+
+    def on_header_field(self, piece: bytes, start: int, end: int) -> None:
+        self._header_name += piece[start:end]
+
+    def on_header_value(self, piece: bytes, start: int, end: int) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition += piece[start:end]
+
+    def on_header_end(self) -> None:
+        self._header_name = b""
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._field = options.get(b"name", b"").decode(errors="replace")
+        if self._field in FILE_FIELDS:
+            path = self._folder / f"part{self._parts}"
+            self._file = path.open("wb")
+            self._file_bytes = 0
+            self._body.pictures.append(path)
+        elif b"filename" in options:
+            raise InvalidParameter(
+                f"{self._field}: the picture's part is called `image`.", field=self._field
+            )
+
+    def on_part_data(self, piece: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._file_bytes += end - start
+            if self._file_bytes > self._max_file_bytes:
+                raise _too_large(self._max_file_bytes, self._file_bytes)
+            self._file.write(memoryview(piece)[start:end])
+            return
+        self._text += piece[start:end]
+        if len(self._text) > _MAX_FIELD_BYTES:
+            raise InvalidParameter(f"{self._field}: is too long.", field=self._field)
+
+    def on_part_end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            return
+        try:
+            self._body.parameters[self._field] = self._text.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidParameter("A form field is not UTF-8.", field="body") from error
+
+    def on_end(self) -> None:
+        self._ended = True
+
+
+def _parser(boundary: bytes, reader: FormReader) -> MultipartParser:
+    try:
+        return MultipartParser(
+            boundary,
+            {
+                "on_part_begin": reader.on_part_begin,
+                "on_header_field": reader.on_header_field,
+                "on_header_value": reader.on_header_value,
+                "on_header_end": reader.on_header_end,
+                "on_headers_finished": reader.on_headers_finished,
+                "on_part_data": reader.on_part_data,
+                "on_part_end": reader.on_part_end,
+                "on_end": reader.on_end,
+            },
+        )
+    except FormParserError as error:
+        raise _malformed() from error
+
+
+def _malformed() -> InvalidParameter:
+    return InvalidParameter("The multipart body is malformed or cut short.", field="body")
+
+
+def _refuse_announced(request: Request, longest: int, limit: int) -> None:
+    """Say no before the body is sent, where its length is announced."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > longest:
+        raise _too_large(limit, int(announced))
+
+
+def _too_large(limit: int, actual: int) -> FileTooLarge:
+    return FileTooLarge(
+        f"The picture is larger than {limit // _MIB} MiB.", limit=limit, actual=actual
+    )
+
+
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    """Let a client that is still sending finish a little, so that it reads our answer."""
+    drained = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for chunk in stream:
+                drained += len(chunk)
+                if drained > _MAX_DRAINED:
+                    return
+
+
+def _not_empty(picture: Path) -> Path:
+    if picture.stat().st_size == 0:
+        raise EmptyFile("The file has no bytes.")
+    return picture
+
+
+@contextlib.contextmanager
+def _full_disk_said() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise InsufficientStorage("There is no room left for uploads.") from error
+        raise
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()

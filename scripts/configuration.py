@@ -1,0 +1,88 @@
+"""Writes docs/CONFIGURATION.md and .env.example from config.py, so that the three agree.
+
+`python -m scripts.configuration` writes them; a test compares.
+"""
+
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from config import GROUPS, Group
+
+ROOT = Path(__file__).parent.parent
+
+_ENV_HEAD = """\
+# Copy to .env and fill in. Every setting may be left out; docs/CONFIGURATION.md explains them.
+# One NAME=value a line: no quotes and no comment behind a value, since `docker run --env-file`
+# would take both as part of it.
+"""
+
+_DOC_HEAD = """\
+# Configuration
+
+Every setting is an environment variable; a `.env` file in the folder the service is started from
+is read as well, and the environment wins. Nothing is required: without keys the service starts
+with the local models and says so in its log and at `/ready`. What cannot be used stops the start
+with one line for each problem; keys are never printed.
+
+This page and `.env.example` are written by `python -m scripts.configuration` from `config.py`.
+"""
+
+
+def env_example() -> str:
+    blocks = [_ENV_HEAD]
+    for group in GROUPS.values():
+        lines = [f"# {_title(group)}"]
+        lines += [f"{name.upper()}={_default(field)}" for name, field in group.model_fields.items()]
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def configuration_page() -> str:
+    blocks = [_DOC_HEAD]
+    for group in GROUPS.values():
+        rows = [_row(name, field) for name, field in group.model_fields.items()]
+        table = "| Variable | Default | Meaning |\n| --- | --- | --- |\n" + "\n".join(rows)
+        blocks.append(f"## {_title(group)}\n\n{table}\n")
+    return "\n".join(blocks)
+
+
+def main() -> None:
+    (ROOT / ".env.example").write_text(env_example(), encoding="utf-8")
+    (ROOT / "docs" / "CONFIGURATION.md").write_text(configuration_page(), encoding="utf-8")
+
+
+def _title(group: type[Group]) -> str:
+    return (group.__doc__ or "").strip().rstrip(".")
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = _default(field)
+    return f"| `{name.upper()}` | {f'`{default}`' if default else '(empty)'} | {_meaning(field)} |"
+
+
+def _meaning(field: FieldInfo) -> str:
+    limits = [
+        f"{word} {value:g}"
+        for each in field.metadata
+        for attribute, word in (("ge", "at least"), ("gt", "above"), ("le", "at most"))
+        if (value := getattr(each, attribute, None)) is not None
+    ]
+    text = (field.description or "").replace("|", "\\|")
+    return f"{text} ({', '.join(limits)})" if limits else text
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined or value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value))
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Everything long-lived, opened in order and closed in reverse: who owns what is said here."""
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import PIL
+
+from config import MIB, LocalSettings, Settings
+from models.schemas import (
+    MemoryInfo,
+    ModelId,
+    ModelInfo,
+    ModelReadiness,
+    ModelStatus,
+    ModelTable,
+    QueueInfo,
+    Readiness,
+)
+from services.admission import Gate
+from services.catalogue import CATALOGUE, CatalogueEntry, default_models
+from services.fetcher import Fetcher
+from services.local_knockout import LocalKnockout
+from services.local_rembg import NETWORKS, LocalRembg
+from services.remover import AbsentRemover, BackgroundRemover
+from services.results import ResultStore
+from services.shotgun import Shotgun
+from services.weights import WeightsStore
+from services.workers import Workers
+from utils import memory
+
+_log = logging.getLogger(__name__)
+
+_SWEEP_EVERY_S = 60
+_RETRY_WEIGHTS_EVERY_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work with."""
+
+    version: str
+    shotgun: Shotgun
+    results: ResultStore
+    workers: Workers
+    fetcher: Fetcher
+    gate: Gate
+    removers: Mapping[ModelId, BackgroundRemover]
+    default_models: tuple[ModelId, ...]
+    uploads: Path
+    max_upload_bytes: int
+    deadline_s: float
+    public_base_url: str
+    granted_bytes: int | None
+    started_at: float
+
+    def uptime_s(self) -> float:
+        return round(time.monotonic() - self.started_at, 3)
+
+    def readiness(self) -> Readiness:
+        states = {model: self._state(model) for model in self.removers}
+        return Readiness(
+            ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            models=states,
+            memory=MemoryInfo(
+                granted_mb=_mib(self.granted_bytes), resident_mb=_mib(memory.resident_bytes())
+            ),
+            queue=self._queue(),
+            pillow=PIL.__version__,
+        )
+
+    def model_table(self) -> ModelTable:
+        return ModelTable(models=[self._model_info(entry) for entry in CATALOGUE])
+
+    def _state(self, model: ModelId) -> ModelReadiness:
+        now = self.removers[model].availability()
+        return ModelReadiness(status=now.status, reason=now.reason)
+
+    def _queue(self) -> QueueInfo:
+        return QueueInfo(
+            running=self.gate.running,
+            running_limit=self.gate.running_limit,
+            waiting=self.gate.waiting,
+            waiting_limit=self.gate.queue_limit,
+        )
+
+    def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
+        state = self._state(entry.id)
+        return ModelInfo(
+            id=entry.id,
+            runs_on=entry.runs_on,
+            default=entry.id in self.default_models,
+            licence=entry.licence,
+            price_usd=float(entry.price_usd),
+            status=state.status,
+            reason=state.reason,
+            latency_ms=self.shotgun.latency(entry.id),
+        )
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, version: str, stand_ins: Mapping[ModelId, BackgroundRemover]
+) -> AsyncIterator[Services]:
+    """Open everything the settings ask for; raises OSError where TEMP_DIR cannot be used.
+
+    `stand_ins` take the place of the removers of the same id.
+    """
+    async with AsyncExitStack() as stack:
+        workers = Workers(pixel_threads=settings.work.pixel_threads)
+        stack.callback(workers.close)
+        granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
+        removers = {**_removers(settings, workers, granted), **stand_ins}
+        results = await asyncio.to_thread(_open_results, settings)
+        gate = Gate(
+            running_limit=settings.work.max_concurrent_jobs,
+            queue_limit=settings.work.queue_limit,
+        )
+        shotgun = Shotgun(
+            removers=removers,
+            results=results,
+            workers=workers,
+            gate=gate,
+            max_pixels=round(settings.inputs.max_megapixels * 1e6),
+            model_timeout_s=settings.work.model_timeout_s,
+        )
+        stack.push_async_callback(shotgun.close)
+        await stack.enter_async_context(_housekeeping(results, removers, settings.local))
+        yield Services(
+            version=version,
+            shotgun=shotgun,
+            results=results,
+            workers=workers,
+            fetcher=_fetcher(settings),
+            gate=gate,
+            removers=removers,
+            default_models=default_models(knockout=settings.local.knockout_enabled),
+            uploads=_empty_uploads(settings.storage.temp_dir),
+            max_upload_bytes=settings.inputs.max_upload_mb * MIB,
+            deadline_s=settings.work.deadline_s,
+            public_base_url=settings.storage.public_base_url,
+            granted_bytes=granted,
+            started_at=time.monotonic(),
+        )
+
+
+def _removers(
+    settings: Settings, workers: Workers, granted: int | None
+) -> dict[ModelId, BackgroundRemover]:
+    """Every model of the catalogue, in its order; what cannot be asked says why."""
+    weights = WeightsStore(settings.local.weights_dir)
+    local = {
+        model: LocalRembg(
+            network,
+            weights=weights,
+            workers=workers,
+            threads=settings.local.inference_threads,
+            granted_bytes=granted,
+        )
+        for model, network in NETWORKS.items()
+    }
+    present: dict[ModelId, BackgroundRemover] = {
+        **local,
+        ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers),
+        **_remote(settings),
+    }
+    return {entry.id: present[entry.id] for entry in CATALOGUE}
+
+
+def _remote(settings: Settings) -> dict[ModelId, BackgroundRemover]:
+    runware, kie = settings.providers.runware_api_key, settings.providers.kie_api_key
+    return {
+        ModelId.RUNWARE_RMBG: _absent(ModelId.RUNWARE_RMBG, "RUNWARE_API_KEY", runware),
+        ModelId.RUNWARE_BIREFNET: _absent(ModelId.RUNWARE_BIREFNET, "RUNWARE_API_KEY", runware),
+        ModelId.KIE_RECRAFT: _absent(ModelId.KIE_RECRAFT, "KIE_API_KEY", kie),
+    }
+
+
+def _absent(model: ModelId, setting: str, key: object) -> AbsentRemover:
+    if key is None:
+        return AbsentRemover(model, f"{setting} is not set.", ModelStatus.UNCONFIGURED)
+    return AbsentRemover(model, "This version of the service has no adapter for it yet.")
+
+
+def _open_results(settings: Settings) -> ResultStore:
+    storage = settings.storage
+    store = ResultStore(
+        storage.temp_dir / "results",
+        ttl=timedelta(hours=storage.result_ttl_h),
+        quota_bytes=storage.result_quota_mb * MIB,
+        min_free_bytes=storage.min_free_disk_mb * MIB,
+    )
+    store.open()
+    return store
+
+
+def _fetcher(settings: Settings) -> Fetcher:
+    return Fetcher(
+        max_bytes=settings.inputs.max_upload_mb * MIB,
+        timeout_s=settings.inputs.image_url_timeout_s,
+        allowed_hosts=settings.inputs.image_url_allowed_hosts,
+    )
+
+
+def _empty_uploads(temp_dir: Path) -> Path:
+    """The folder for pictures on their way in; what an earlier process left there is partial."""
+    folder = temp_dir / "uploads"
+    folder.mkdir(parents=True, exist_ok=True)
+    for orphan in folder.iterdir():
+        shutil.rmtree(orphan, ignore_errors=True)
+    return folder
+
+
+@asynccontextmanager
+async def _housekeeping(
+    results: ResultStore,
+    removers: Mapping[ModelId, BackgroundRemover],
+    local: LocalSettings,
+) -> AsyncIterator[None]:
+    """Expiry and weights, looked after in the background for as long as the service is open."""
+    rembgs = [each for each in removers.values() if isinstance(each, LocalRembg)]
+    tasks = [
+        asyncio.create_task(_sweep_for_ever(results)),
+        *(asyncio.create_task(_prepare(each, local)) for each in rembgs),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _sweep_for_ever(results: ResultStore) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        await asyncio.to_thread(results.sweep)
+
+
+async def _prepare(remover: LocalRembg, local: LocalSettings) -> None:
+    """Look for the weights until they are there."""
+    while True:
+        await remover.prepare(download=local.weights_download)
+        if remover.availability().status is ModelStatus.READY:
+            return
+        await asyncio.sleep(_RETRY_WEIGHTS_EVERY_S)
+
+
+def _mib(size: int | None) -> int | None:
+    return None if size is None else size // MIB

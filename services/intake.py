@@ -1,0 +1,86 @@
+"""Takes a customer's file in: bytes on disk become a SourceImage, or an error that says why not."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.errors import (
+    EmptyFile,
+    ImageTruncated,
+    TooManyPixels,
+    UnreadableImage,
+    UnsupportedMediaType,
+)
+from models.images import SourceImage
+from utils import image_utils
+
+_FORMATS_HINT = "Send a PNG, JPEG, WebP, TIFF, BMP or GIF."
+
+
+def decode(path: Path, *, max_pixels: int) -> SourceImage:
+    """The picture in a file, upright and in sRGB.
+
+    CPU work: seconds for a large picture, so it belongs in the worker pool. The refusals come in
+    the order of their cost: empty, unknown format, too many pixels (from the header), cut short
+    (from the container's structure), and only then what the pixels reveal.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise EmptyFile("The image file is empty.")
+    with _refusals():
+        header = image_utils.read_header(path)
+    _check_pixels(header, max_pixels=max_pixels)
+    _check_complete(header)
+    with _refusals():
+        rgb, alpha = image_utils.read_pixels(path, header=header)
+    return SourceImage(rgb, alpha, header.format, size, _sha256(path))
+
+
+def _check_pixels(header: image_utils.Header, *, max_pixels: int) -> None:
+    if header.pixels > max_pixels:
+        raise TooManyPixels(
+            f"The image is {header.width} x {header.height} pixels, more than can be worked on.",
+            limit=max_pixels,
+            actual=header.pixels,
+            hint="Send a smaller version of the image.",
+        )
+
+
+def _check_complete(header: image_utils.Header) -> None:
+    if not header.complete:
+        raise _truncated(header.format)
+
+
+def _truncated(name: str | None) -> ImageTruncated:
+    return ImageTruncated(
+        f"The {name or 'image'} file ends before its picture does.",
+        hint="It was probably cut off in transfer; send it again.",
+    )
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """The imaging's exceptions as the service's."""
+    try:
+        yield
+    except image_utils.UnknownFormat as error:
+        raise _unsupported(error.format) from error
+    except image_utils.CutShort as error:
+        raise _truncated(error.format) from error
+    except image_utils.PictureError as error:
+        raise UnreadableImage(
+            f"The file is a damaged {error.format or 'image'}: {error}.",
+            hint="Open it in an image editor and save it again.",
+        ) from error
+
+
+def _unsupported(name: str | None) -> UnsupportedMediaType:
+    if name is None:
+        return UnsupportedMediaType("The file is not a supported image.", hint=_FORMATS_HINT)
+    return UnsupportedMediaType(f"{name} files cannot be read here.", hint=_FORMATS_HINT)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,173 @@
+"""What a shot's record says: outcomes and kept cut-outs, turned into entries as they land."""
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.images import Cutout, Flag, Pixels, SourceImage
+from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
+from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord
+from services.results import ResultStore, StoredPicture
+from utils.clock import Stopwatch, utc_now
+from utils.png import rgba_strips, write_png
+
+_log = logging.getLogger(__name__)
+
+_VISIBLE_ABOVE = 10  # alpha; below it removers leave dust that no box should include
+_SOLID_FROM = 245
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A kept cut-out and what its pixels say."""
+
+    picture: StoredPicture
+    width: int
+    height: int
+    bbox: tuple[int, int, int, int] | None
+    flags: tuple[Flag, ...]
+
+
+class Shot:
+    """One shot's entries as they fill in."""
+
+    def __init__(
+        self, image: SourceImage, models: tuple[ModelId, ...], results: ResultStore
+    ) -> None:
+        self.request_id = secrets.token_hex(16)
+        self._results = results
+        self._image = image_info(image)
+        self._created_at = utc_now()
+        self._watch = Stopwatch()
+        self._entries = {model: entry_from(model, Pending(), None, "") for model in models}
+
+    def record(self) -> ShotRecord:
+        entries = list(self._entries.values())
+        running = any(entry.status == "pending" for entry in entries)
+        return ShotRecord(
+            request_id=self.request_id,
+            status="running" if running else "complete",
+            created_at=self._created_at,
+            image=self._image,
+            results=entries,
+            cost_usd=sum(entry.cost_usd or 0.0 for entry in entries),
+            latency_ms=self._watch.ms(),
+            expires_at=self._results.expires_at(self._created_at),
+        )
+
+    async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> None:
+        entry = entry_from(model, outcome, stored, self.request_id)
+        self._entries[model] = entry
+        _log.info(
+            "outcome",
+            extra={
+                "shot": self.request_id,
+                "model": model,
+                "outcome": entry.status,
+                "ms": entry.latency_ms,
+                "bytes": entry.bytes,
+                "code": entry.error.code if entry.error else entry.reason,
+            },
+        )
+        await self._save(model)
+
+    async def _save(self, model: ModelId) -> None:
+        """A full disk must not stop the other models: the answer still has the entry."""
+        try:
+            await self._results.save(self.record())
+        except OSError:
+            _log.exception("record_not_saved", extra={"shot": self.request_id, "model": model})
+
+
+def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: Cutout) -> Stored:
+    """Encode and write a cut-out and measure it. Blocks: call it in the pool."""
+    height, width = cutout.alpha.shape
+    pieces = write_png(
+        rgba_strips(cutout.rgb, cutout.alpha), width=width, height=height, channels=4
+    )
+    return Stored(
+        picture=results.write_picture(request_id, model, pieces),
+        width=width,
+        height=height,
+        bbox=visible_box(cutout.alpha),
+        flags=_flags(cutout),
+    )
+
+
+def visible_box(alpha: Pixels) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom (exclusive) of alpha > 10, or None where nothing is visible."""
+    rows = np.flatnonzero((alpha > _VISIBLE_ABOVE).any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero((alpha > _VISIBLE_ABOVE).any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def entry_from(
+    model: ModelId, outcome: Outcome, stored: Stored | None, request_id: str
+) -> ResultEntry:
+    """The outcome as the record shows it."""
+    match outcome:
+        case Succeeded() if stored is not None:
+            return _succeeded_entry(model, outcome, stored, request_id)
+        case Failed():
+            return ResultEntry(
+                model=model,
+                status="failed",
+                latency_ms=outcome.latency_ms,
+                cost_usd=float(outcome.cost_usd),
+                error=ResultError(
+                    code=outcome.code, message=outcome.message, retryable=outcome.retryable
+                ),
+            )
+        case Skipped():
+            return ResultEntry(
+                model=model, status="skipped", reason=outcome.reason, detail=outcome.detail
+            )
+        case _:
+            return ResultEntry(model=model, status="pending")
+
+
+def _succeeded_entry(
+    model: ModelId, outcome: Succeeded, stored: Stored, request_id: str
+) -> ResultEntry:
+    url = f"/results/{request_id}/{model}.png"
+    return ResultEntry(
+        model=model,
+        status="succeeded",
+        url=url,
+        preview_url=f"{url}?preview=512",
+        width=stored.width,
+        height=stored.height,
+        bytes=stored.picture.bytes,
+        sha256=stored.picture.sha256,
+        bbox=stored.bbox,
+        latency_ms=outcome.latency_ms,
+        cost_usd=float(outcome.cost_usd),
+        flags=list(stored.flags),
+        variant=outcome.cutout.variant,
+        sandbox=False,
+    )
+
+
+def _flags(cutout: Cutout) -> tuple[Flag, ...]:
+    """The remover's own flags, and what every cut-out is asked."""
+    found = set(cutout.flags)
+    if int(cutout.alpha.max()) <= _VISIBLE_ABOVE:
+        found.add(Flag.EMPTY)
+    if int(cutout.alpha.min()) >= _SOLID_FROM:
+        found.add(Flag.FULL_FRAME)
+    return tuple(sorted(found))
+
+
+def image_info(image: SourceImage) -> ImageInfo:
+    return ImageInfo(
+        width=image.width,
+        height=image.height,
+        format=image.format,
+        bytes=image.bytes,
+        sha256=image.sha256,
+        had_alpha=image.had_alpha,
+    )

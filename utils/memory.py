@@ -1,0 +1,71 @@
+"""What memory this process has been granted and what it holds.
+
+A container's limit is a cgroup's, not the machine's: every level above us may be the tightest.
+"""
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
+
+
+def granted_bytes(*, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> int | None:
+    """The memory this process may use: the smallest cgroup limit above it, or the machine's.
+
+    None where the system tells neither (not Linux).
+    """
+    limits = [*_cgroup_limits(cgroups, proc), *_machine_memory(proc)]
+    return min(limits, default=None)
+
+
+def resident_bytes(*, proc: Path = _PROC) -> int | None:
+    """This process's resident set, or None where /proc is missing."""
+    for line in _read(proc / "self" / "status").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def give_back() -> None:
+    """Hand freed heap pages back to the system; nothing happens where libc is not glibc."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return
+
+
+def _cgroup_limits(cgroups: Path, proc: Path) -> Iterator[int]:
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            yield from _limits_upwards(cgroups, path, "memory.max")
+        elif "memory" in controllers.split(","):
+            yield from _limits_upwards(cgroups / "memory", path, "memory.limit_in_bytes")
+
+
+def _limits_upwards(root: Path, path: str, name: str) -> Iterator[int]:
+    """Limits from our own group up to the root; a container may see only the last."""
+    here = root / path.lstrip("/")
+    for folder in [here, *here.parents]:
+        text = _read(folder / name).strip()
+        if text.isdigit():
+            yield int(text)
+        if folder == root:
+            return
+
+
+def _machine_memory(proc: Path) -> Iterator[int]:
+    for line in _read(proc / "meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
