@@ -1,5 +1,5 @@
 # One-word verbs; each says what it does in docs/ARCHITECTURE.md and CONTRIBUTING.md.
-PYTHON := .venv/bin/python
+PY := .venv/bin/python
 PORT ?= 8000
 
 .PHONY: setup demo serve test lint types check bench weights lock
@@ -9,17 +9,17 @@ setup:
 	@bash scripts/setup.sh
 
 weights: setup
-	@$(PYTHON) -m scripts.weights
+	@$(PY) -m scripts.weights
 
 demo: setup
-	@$(PYTHON) -m scripts.demo
+	@$(PY) -m scripts.demo
 
 serve: setup
 	@.venv/bin/uvicorn main:app --port $(PORT)
 
 test: setup
-	@$(PYTHON) -m scripts.weights || echo "!! no ISNet weights: the tests that need them will be skipped"
-	@$(PYTHON) -m pytest
+	@$(PY) -m scripts.weights || echo "!! no ISNet weights: the tests that need them will be skipped"
+	@$(PY) -m pytest
 
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports
@@ -30,7 +30,7 @@ types: setup
 check: lint types
 
 bench: setup
-	@for each in knockout png isnet; do $(PYTHON) -m bench.$$each || exit 1; done
+	@for each in knockout png isnet; do $(PY) -m bench.$$each || exit 1; done
 
 lock:
 	@for each in requirements requirements-dev; do \

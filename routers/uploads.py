@@ -8,7 +8,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import errno
 import json
 import secrets
 import time
@@ -16,11 +15,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import parse_qsl
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from models.errors import (
@@ -32,15 +30,14 @@ from models.errors import (
     MultipleSources,
     UnsupportedMediaType,
 )
+from routers.multipart import MAX_FIELD_BYTES, Body, FormReader, too_large
 from services.container import Services
+from utils import disk
 
-FILE_FIELDS = ("image", "file", "image_file")
 URL_FIELD = "image_url"
 BASE64_FIELD = "image_base64"
 
 _MIB = 1024 * 1024
-_MAX_FIELD_BYTES = 16 * 1024
-_MAX_PARTS = 40
 _FORM_OVERHEAD = 256 * 1024  # boundaries, headers and small fields around the file
 _MAX_DRAINED = 32 * _MIB
 _DRAIN_S = 5
@@ -56,14 +53,6 @@ class Submission:
     picture: Path
     parameters: dict[str, Any]
     received_at: float
-
-
-@dataclass(slots=True)
-class Body:
-    """What a request's body held: parameters, and any pictures already on disk."""
-
-    parameters: dict[str, Any]
-    pictures: list[Path]
 
 
 @asynccontextmanager
@@ -147,7 +136,7 @@ async def _read_json(request: Request, services: Services, folder: Path) -> Body
         async for chunk in request.stream():
             size += len(chunk)
             if size > longest:
-                raise _too_large(limit, size)
+                raise too_large(limit, size)
             await asyncio.to_thread(file.write, chunk)
     return await services.workers.pixels(_decode_json, spool, folder / "decoded", limit=limit)
 
@@ -156,10 +145,10 @@ async def _read_urlencoded(request: Request) -> Body:
     text = b""
     async for chunk in request.stream():
         text += chunk
-        if len(text) > _MAX_FIELD_BYTES:
+        if len(text) > MAX_FIELD_BYTES:
             raise FileTooLarge(
                 "A form without file parts is at most 16 KiB.",
-                limit=_MAX_FIELD_BYTES,
+                limit=MAX_FIELD_BYTES,
                 actual=len(text),
                 hint="Send the picture as multipart/form-data.",
             )
@@ -189,7 +178,7 @@ def _decode_json(spool: Path, target: Path, *, limit: int) -> Body:
         return Body(document, [])
     target.write_bytes(_from_base64(encoded))
     if (size := target.stat().st_size) > limit:
-        raise _too_large(limit, size)
+        raise too_large(limit, size)
     return Body(document, [target])
 
 
@@ -204,128 +193,11 @@ def _from_base64(encoded: object) -> bytes:
         raise InvalidParameter("image_base64: is not base64.", field=BASE64_FIELD) from error
 
 
-class FormReader:
-    """Takes a multipart body in pieces; file parts go straight to `folder`. Blocks on the disk."""
-
-    def __init__(self, boundary: bytes, folder: Path, *, max_file_bytes: int) -> None:
-        self._folder = folder
-        self._max_file_bytes = max_file_bytes
-        self._body = Body({}, [])
-        self._parts = 0
-        self._ended = False
-        self._header_name = b""
-        self._disposition = b""
-        self._field = ""
-        self._text = bytearray()
-        self._file: IO[bytes] | None = None
-        self._file_bytes = 0
-        self._parser = _parser(boundary, self)
-
-    def feed(self, chunk: bytes) -> None:
-        try:
-            self._parser.write(chunk)
-        except FormParserError as error:
-            raise _malformed() from error
-
-    def finish(self) -> Body:
-        if not self._ended:
-            raise _malformed()
-        return self._body
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def on_part_begin(self) -> None:
-        self._parts += 1
-        if self._parts > _MAX_PARTS:
-            raise InvalidParameter(f"A form has at most {_MAX_PARTS} parts.", field="body")
-        self._disposition = b""
-        self._header_name = b""
-        self._text.clear()
-
-    def on_header_field(self, piece: bytes, start: int, end: int) -> None:
-        self._header_name += piece[start:end]
-
-    def on_header_value(self, piece: bytes, start: int, end: int) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            self._disposition += piece[start:end]
-
-    def on_header_end(self) -> None:
-        self._header_name = b""
-
-    def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        self._field = options.get(b"name", b"").decode(errors="replace")
-        if self._field in FILE_FIELDS:
-            path = self._folder / f"part{self._parts}"
-            self._file = path.open("wb")
-            self._file_bytes = 0
-            self._body.pictures.append(path)
-        elif b"filename" in options:
-            raise InvalidParameter(
-                f"{self._field}: the picture's part is called `image`.", field=self._field
-            )
-
-    def on_part_data(self, piece: bytes, start: int, end: int) -> None:
-        if self._file is not None:
-            self._file_bytes += end - start
-            if self._file_bytes > self._max_file_bytes:
-                raise _too_large(self._max_file_bytes, self._file_bytes)
-            self._file.write(memoryview(piece)[start:end])
-            return
-        self._text += piece[start:end]
-        if len(self._text) > _MAX_FIELD_BYTES:
-            raise InvalidParameter(f"{self._field}: is too long.", field=self._field)
-
-    def on_part_end(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            return
-        try:
-            self._body.parameters[self._field] = self._text.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidParameter("A form field is not UTF-8.", field="body") from error
-
-    def on_end(self) -> None:
-        self._ended = True
-
-
-def _parser(boundary: bytes, reader: FormReader) -> MultipartParser:
-    try:
-        return MultipartParser(
-            boundary,
-            {
-                "on_part_begin": reader.on_part_begin,
-                "on_header_field": reader.on_header_field,
-                "on_header_value": reader.on_header_value,
-                "on_header_end": reader.on_header_end,
-                "on_headers_finished": reader.on_headers_finished,
-                "on_part_data": reader.on_part_data,
-                "on_part_end": reader.on_part_end,
-                "on_end": reader.on_end,
-            },
-        )
-    except FormParserError as error:
-        raise _malformed() from error
-
-
-def _malformed() -> InvalidParameter:
-    return InvalidParameter("The multipart body is malformed or cut short.", field="body")
-
-
 def _refuse_announced(request: Request, longest: int, limit: int) -> None:
     """Say no before the body is sent, where its length is announced."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > longest:
-        raise _too_large(limit, int(announced))
-
-
-def _too_large(limit: int, actual: int) -> FileTooLarge:
-    return FileTooLarge(
-        f"The picture is larger than {limit // _MIB} MiB.", limit=limit, actual=actual
-    )
+        raise too_large(limit, int(announced))
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> None:
@@ -350,7 +222,7 @@ def _full_disk_said() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if disk.is_full(error):
             raise InsufficientStorage("There is no room left for uploads.") from error
         raise
 

@@ -167,21 +167,21 @@ def _download(client: httpx.Client, name: str, record: dict[str, Any]) -> dict[s
 
 
 def contact_sheet(source: Image.Image, cutouts: dict[str, Image.Image]) -> Image.Image:
-    """The source, then a row for each cut-out on every ground, at CELL pixels a side."""
+    """The source, then a row for each cut-out on every ground, at most CELL pixels a side."""
     rows = [("original", [source])] + [
         (model, [_laid_on(ground, cutout) for ground in GROUNDS])
         for model, cutout in cutouts.items()
     ]
-    size = (len(GROUNDS) * CELL, len(rows) * (CELL + _MARGIN))
-    sheet = Image.new("RGB", size, "white")
+    scale = CELL / max(source.size)
+    width, height = (round(side * scale) for side in source.size)
+    sheet = Image.new("RGB", (len(GROUNDS) * width, len(rows) * (height + _MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (label, pictures) in enumerate(rows):
-        top = row * (CELL + _MARGIN)
+        top = row * (height + _MARGIN)
         draw.text((8, top + 6), label, fill="black")
         for column, picture in enumerate(pictures):
-            cell = picture.convert("RGB")
-            cell.thumbnail((CELL, CELL))
-            sheet.paste(cell, (column * CELL, top + _MARGIN))
+            cell = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (column * width, top + _MARGIN))
     return sheet
 
 

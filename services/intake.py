@@ -13,7 +13,9 @@ from models.errors import (
     UnsupportedMediaType,
 )
 from models.images import SourceImage
-from utils import image_utils
+from utils.containers import read_header
+from utils.image_utils import read_pixels
+from utils.pictures import CutShort, Header, PictureError, UnknownFormat
 
 _FORMATS_HINT = "Send a PNG, JPEG, WebP, TIFF, BMP or GIF."
 
@@ -29,15 +31,15 @@ def decode(path: Path, *, max_pixels: int) -> SourceImage:
     if size == 0:
         raise EmptyFile("The image file is empty.")
     with _refusals():
-        header = image_utils.read_header(path)
+        header = read_header(path)
     _check_pixels(header, max_pixels=max_pixels)
     _check_complete(header)
     with _refusals():
-        rgb, alpha = image_utils.read_pixels(path, header=header)
+        rgb, alpha = read_pixels(path, header=header)
     return SourceImage(rgb, alpha, header.format, size, _sha256(path))
 
 
-def _check_pixels(header: image_utils.Header, *, max_pixels: int) -> None:
+def _check_pixels(header: Header, *, max_pixels: int) -> None:
     if header.pixels > max_pixels:
         raise TooManyPixels(
             f"The image is {header.width} x {header.height} pixels, more than can be worked on.",
@@ -47,7 +49,7 @@ def _check_pixels(header: image_utils.Header, *, max_pixels: int) -> None:
         )
 
 
-def _check_complete(header: image_utils.Header) -> None:
+def _check_complete(header: Header) -> None:
     if not header.complete:
         raise _truncated(header.format)
 
@@ -64,11 +66,11 @@ def _refusals() -> Iterator[None]:
     """The imaging's exceptions as the service's."""
     try:
         yield
-    except image_utils.UnknownFormat as error:
+    except UnknownFormat as error:
         raise _unsupported(error.format) from error
-    except image_utils.CutShort as error:
+    except CutShort as error:
         raise _truncated(error.format) from error
-    except image_utils.PictureError as error:
+    except PictureError as error:
         raise UnreadableImage(
             f"The file is a damaged {error.format or 'image'}: {error}.",
             hint="Open it in an image editor and save it again.",

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from models.errors import FailureCode, InsufficientStorage, ResultNotFound
 from models.schemas import ModelId, ResultEntry, ResultError, ShotRecord
+from utils import disk
 from utils.clock import utc_now
 
 _log = logging.getLogger(__name__)
@@ -80,8 +81,14 @@ class ResultStore:
         return expiry is not None and expiry > utc_now()
 
     async def create(self, record: ShotRecord) -> None:
+        """Raises InsufficientStorage where the disk is full."""
+        try:
+            await asyncio.to_thread(self._create, record)
+        except OSError as error:
+            if disk.is_full(error):
+                raise InsufficientStorage("There is no room left for results.") from error
+            raise
         self._expiry[record.request_id] = record.expires_at
-        await asyncio.to_thread(self._create, record)
 
     async def save(self, record: ShotRecord) -> None:
         """Replace the record; one that was deleted meanwhile stays deleted."""

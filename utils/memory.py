@@ -3,8 +3,6 @@
 A container's limit is a cgroup's, not the machine's: every level above us may be the tightest.
 """
 
-import ctypes
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,15 +25,6 @@ def resident_bytes(*, proc: Path = _PROC) -> int | None:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def give_back() -> None:
-    """Hand freed heap pages back to the system; nothing happens where libc is not glibc."""
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        return
 
 
 def _cgroup_limits(cgroups: Path, proc: Path) -> Iterator[int]:

@@ -88,6 +88,15 @@ def test_delete_forgets_record_and_pictures_at_once(server: Server) -> None:
     assert not (server.temp_dir / "results" / request_id).exists()
 
 
+def test_what_nobody_foresaw_is_a_problem_without_a_stack_trace(server: Server) -> None:
+    request_id = shot(server)
+    (server.temp_dir / "results" / request_id / "record.json").write_text("{ damaged")
+    response = server.client.get(f"/results/{request_id}")
+    problem(response, 500, "internal_error")
+    assert "Traceback" not in response.text
+    assert "ValidationError" not in response.text
+
+
 def test_results_expire(tmp_path: Path) -> None:
     with serving(tmp_path, result_ttl_h=1 / 3600) as server:
         request_id = shot(server)

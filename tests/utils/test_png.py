@@ -1,3 +1,5 @@
+"""The PNG writer: every recipe's file decodes to the pixels put in, whatever their shape."""
+
 import io
 import itertools
 import struct

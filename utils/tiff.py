@@ -1,0 +1,169 @@
+"""Walks TIFF 6.0 and BigTIFF directories: a file's header, and an EXIF block, which is a TIFF too.
+
+Offsets are taken from hostile files: whatever lies beyond the end raises IndexError, and a field
+that holds no whole numbers KeyError, which a caller tells apart as cut short and corrupt.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.pictures import CorruptPicture, FileBytes, Header
+
+
+def walk_tiff(file: FileBytes) -> Header:
+    """The first page's fields; every page must lie within the file."""
+    tiff = _Tiff.of(file)
+    page = tiff.first_page()
+    return Header(
+        format="TIFF",
+        orientation=_known_orientation(page.number(0x112, default=1)),
+        width=page.number(0x100, default=0),
+        height=page.number(0x101, default=0),
+        complete=page.is_whole() and _are_whole(tiff, at=page.next_at),
+        depth=page.number(0x102, default=1),
+        inverted=page.number(0x106, default=1) == 0,
+        largest_buffer=page.number(0x142, default=0) * page.number(0x143, default=0),
+    )
+
+
+def exif_orientation(exif: bytes) -> int:
+    """EXIF tag 0x0112 of an EXIF block (with or without its `Exif` prefix), 1 where unreadable."""
+    try:
+        page = _Tiff.of(exif.removeprefix(b"Exif\0\0")).first_page()
+        return _known_orientation(page.number(0x112, default=1))
+    except (LookupError, CorruptPicture):
+        return 1
+
+
+def _known_orientation(value: int) -> int:
+    return value if 1 <= value <= 8 else 1
+
+
+def _are_whole(tiff: "_Tiff", *, at: int) -> bool:
+    """Whether the pages from an offset on lie within the file; a chain that loops ends there."""
+    seen: set[int] = set()
+    while at and at not in seen and len(seen) < _MOST_PAGES:
+        seen.add(at)
+        try:
+            page = tiff.page(at)
+        except IndexError:
+            return False
+        if not page.is_whole():
+            return False
+        at = page.next_at
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiff:
+    """A file and how it counts: its byte order, and offsets of 4 bytes or BigTIFF's 8."""
+
+    content: FileBytes
+    order: Literal["little", "big"]
+    offset_bytes: int
+
+    @classmethod
+    def of(cls, content: FileBytes) -> "_Tiff":
+        offset_bytes = 8 if b"+" in content[2:4] else 4
+        if content[:2] == b"II":
+            return cls(content, "little", offset_bytes)
+        if content[:2] == b"MM":
+            return cls(content, "big", offset_bytes)
+        raise CorruptPicture("no TIFF byte order")
+
+    def first_page(self) -> "_Page":
+        return self.page(self.offset(self.offset_bytes))
+
+    def page(self, at: int) -> "_Page":
+        """The directory at an offset."""
+        count_bytes = 8 if self.offset_bytes == 8 else 2
+        count = self.whole(at, size=count_bytes)
+        if count > _MOST_FIELDS:
+            raise CorruptPicture("the TIFF directory is too long")
+        entry_bytes = 4 + 2 * self.offset_bytes
+        first = at + count_bytes
+        after = first + count * entry_bytes
+        entries = range(first, after, entry_bytes)
+        fields = {self.whole(entry, size=2): self.field(entry) for entry in entries}
+        return _Page(self, fields, self.offset(after))
+
+    def field(self, at: int) -> "_Field":
+        """The field whose entry is there: short values lie in the entry, others elsewhere."""
+        kind = self.whole(at + 2, size=2)
+        count = self.offset(at + 4)
+        value_at = at + 4 + self.offset_bytes
+        value_bytes = count * _VALUE_BYTES.get(kind, 1)
+        if value_bytes > self.offset_bytes:
+            value_at = self.offset(value_at)
+        return _Field(kind, value_at, value_at + value_bytes)
+
+    def offset(self, at: int) -> int:
+        return self.whole(at, size=self.offset_bytes)
+
+    def whole(self, at: int, *, size: int) -> int:
+        """The unsigned number of `size` bytes."""
+        if at + size > len(self.content):
+            raise IndexError("the TIFF directory lies beyond the file")
+        return int.from_bytes(self.content[at : at + size], self.order)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """Where a field's values lie, and their TIFF type."""
+
+    kind: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A directory: its fields by tag, and where the next one lies (0: nowhere)."""
+
+    tiff: _Tiff
+    fields: dict[int, _Field]
+    next_at: int
+
+    def is_whole(self) -> bool:
+        """Whether every field's value and every strip or tile lies within the file."""
+        size = len(self.tiff.content)
+        if any(field.stop > size for field in self.fields.values()):
+            return False
+        return all(self._ends(*tags) <= size for tags in _PIXEL_RANGES)
+
+    def _ends(self, offsets: int, counts: int) -> int:
+        """Where the last of the ranges ends that two tags describe."""
+        ends = self.numbers(offsets)
+        if ends.size and counts in self.fields:
+            lengths = self.numbers(counts)
+            ends = ends[: len(lengths)] + lengths[: len(ends)]
+        return int(ends.max(initial=0))
+
+    def number(self, tag: int, *, default: int) -> int:
+        held = self.numbers(tag)
+        return int(held[0]) if held.size else default
+
+    def numbers(self, tag: int) -> NDArray[np.uint64]:
+        """A field's whole numbers, none where there is no such field."""
+        if tag not in self.fields:
+            return np.empty(0, np.uint64)
+        field = self.fields[tag]
+        if field.stop > len(self.tiff.content):
+            raise IndexError("the TIFF field lies beyond the file")
+        stored = np.dtype(_WHOLE_NUMBERS[field.kind]).newbyteorder(self.tiff.order)
+        held = self.tiff.content[field.start : field.stop]
+        return np.frombuffer(held, dtype=stored).astype(np.uint64)
+
+
+# bounds on what a hostile 100 MiB file can make the walk loop over; real files stay far below
+_MOST_FIELDS = 4096
+_MOST_PAGES = 4096
+
+# offsets and byte counts of strips, of tiles, of a JPEG thumbnail
+_PIXEL_RANGES = ((0x111, 0x117), (0x144, 0x145), (0x201, 0x202))
+# bytes a value of each type takes (1 where not named), and the types that are whole numbers
+_VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_WHOLE_NUMBERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
