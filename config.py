@@ -7,6 +7,7 @@ from this file by `python -m scripts.configuration`.
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -58,6 +59,26 @@ LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
 ]
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+
+
+def _none_if_empty(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _price_list(value: object) -> object:
+    """`model=dollars` pairs separated by commas."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if any(not model or not price for model, _, price in pairs):
+        raise ValueError("must be model=dollars pairs separated by commas")
+    return {model.strip(): price.strip() for model, _, price in pairs}
+
+
+PriceList = Annotated[
+    dict[str, Annotated[Decimal, Field(ge=0)]], NoDecode, BeforeValidator(_price_list)
+]
+OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 CommaSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_list)]
 
 
@@ -75,7 +96,65 @@ class ProviderSettings(Group):
     runware_api_key: Key = Field(
         None, description="Key of Runware (RMBG 2.0 and BiRefNet Portrait). Empty: not used."
     )
-    kie_api_key: Key = Field(None, description="Key of Kie.ai (Recraft). Empty: not used.")
+    kie_api_key: Key = Field(
+        None,
+        description="Key of Kie.ai (Recraft). Empty: not used. `sandbox` as either key starts a "
+        "look-alike on this machine that costs nothing.",
+    )
+    runware_url: str = Field(
+        "wss://ws-api.runware.ai/v1", pattern="^wss?://", description="Runware's WebSocket."
+    )
+    runware_rmbg_model: str = Field(
+        "bria:2@1",
+        min_length=1,
+        description="AIR id asked as RMBG 2.0. `runware:110@1` was the open copy for 0.0006 USD; "
+        "it is reported shut down, an account that still has it may name it here.",
+    )
+    runware_portrait_model: str = Field(
+        "runware:112@10", min_length=1, description="AIR id asked as BiRefNet Portrait."
+    )
+    runware_timeout_s: float = Field(
+        90, gt=0, le=3600, description="Seconds until a Runware model counts as too late."
+    )
+    kie_api_url: str = Field(
+        "https://api.kie.ai", pattern="^https?://", description="Kie.ai's task routes."
+    )
+    kie_upload_url: str = Field(
+        "https://kieai.redpandaai.co", pattern="^https?://", description="Kie.ai's upload routes."
+    )
+    kie_model: str = Field(
+        "recraft/remove-background", min_length=1, description="Kie.ai's name of Recraft."
+    )
+    kie_timeout_s: float = Field(
+        120, gt=0, le=3600, description="Seconds until Recraft counts as too late."
+    )
+    provider_user_agent: str = Field(
+        "Mozilla/5.0 (compatible; dtf-image-service)",
+        min_length=1,
+        description="User-Agent sent to Kie.ai and for results; its edge refuses a library's own.",
+    )
+    provider_result_domains: CommaSet = Field(
+        frozenset({"runware.ai", "aiquickdraw.com", "redpandaai.co", "kie.ai"}),
+        description="Domains from which results are fetched, separated by commas.",
+    )
+    provider_pace: float = Field(
+        1,
+        gt=0,
+        le=10,
+        description="Factor on every wait between two questions to a provider: polls, retries, "
+        "reconnects, pings.",
+    )
+    provider_probe_s: float = Field(
+        60,
+        ge=1,
+        description="Seconds after which a provider that refused the key or the credit is tried "
+        "again with one request.",
+    )
+    provider_prices: PriceList = Field(
+        "bria:2@1=0.018,runware:112@10=0.0006,runware:110@1=0.0006,recraft/remove-background=0.005",
+        validate_default=True,
+        description="US dollars a picture by model, used where a reply does not say what it cost.",
+    )
 
 
 class WorkSettings(Group):
@@ -133,6 +212,11 @@ class StorageSettings(Group):
     )
     min_free_disk_mb: int = Field(
         256, ge=0, description="MiB of disk that must stay free; below it a shot is told 507."
+    )
+    data_dir: OptionalPath = Field(
+        None,
+        description="Folder of the cost ledger; put it on a persistent volume. "
+        "Empty: data inside TEMP_DIR.",
     )
     public_base_url: BaseUrl = Field(
         "",

@@ -17,6 +17,7 @@ RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
 """
 
+from decimal import Decimal
 from enum import StrEnum
 
 
@@ -120,14 +121,29 @@ class FailureCode(StrEnum):
     CANCELLED = "cancelled"
 
 
-class RemoverError(Exception):
-    """One model's attempt failed; `message` is a sentence for the caller."""
+HOPELESS = frozenset({FailureCode.PROVIDER_REFUSED, FailureCode.PROVIDER_QUOTA})
+"""What the next request would meet as well."""
 
-    def __init__(self, code: FailureCode, message: str, *, retryable: bool = False) -> None:
+
+class RemoverError(Exception):
+    """One model's attempt failed; `message` is a sentence for the caller.
+
+    `cost_usd` is what the attempt was charged all the same.
+    """
+
+    def __init__(
+        self,
+        code: FailureCode,
+        message: str,
+        *,
+        retryable: bool = False,
+        cost_usd: Decimal = Decimal(0),
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retryable = retryable
+        self.cost_usd = cost_usd
 
 
 class RemoverUnavailable(Exception):

@@ -1,6 +1,7 @@
 """Pictures as the service holds them: straight (not premultiplied) 8-bit sRGB, alpha apart."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -63,3 +64,5 @@ class Cutout:
     alpha: Pixels
     flags: tuple[Flag, ...] = ()
     variant: str | None = None
+    cost_usd: Decimal = Decimal(0)
+    sandbox: bool = False

@@ -14,13 +14,13 @@ class SkipReason(StrEnum):
 
     UNCONFIGURED = "unconfigured"
     UNAVAILABLE = "unavailable"
+    CIRCUIT_OPEN = "circuit_open"
 
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     cutout: Cutout
     latency_ms: int
-    cost_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)

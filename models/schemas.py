@@ -36,6 +36,7 @@ class ModelStatus(StrEnum):
     LOADING = "loading"
     UNCONFIGURED = "unconfigured"
     UNAVAILABLE = "unavailable"
+    OPEN = "open"
 
 
 def _split_commas(value: object) -> object:
@@ -151,6 +152,7 @@ class Readiness(BaseModel):
 class ModelReadiness(BaseModel):
     status: ModelStatus
     reason: str | None = None
+    sandbox: bool | None = Field(None, description="True where a look-alike answers, for free.")
 
 
 class MemoryInfo(BaseModel):

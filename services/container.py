@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import PIL
@@ -25,10 +26,12 @@ from models.schemas import (
 )
 from services.admission import Gate
 from services.catalogue import CATALOGUE, CatalogueEntry, default_models
+from services.costs import CostLedger
 from services.fetcher import Fetcher
 from services.local_knockout import LocalKnockout
 from services.local_rembg import NETWORKS, LocalRembg
-from services.remover import AbsentRemover, BackgroundRemover
+from services.providers import open_providers
+from services.remover import BackgroundRemover
 from services.results import ResultStore
 from services.shotgun import Shotgun
 from services.weights import WeightsStore
@@ -53,6 +56,7 @@ class Services:
     gate: Gate
     removers: Mapping[ModelId, BackgroundRemover]
     default_models: tuple[ModelId, ...]
+    ledger: CostLedger
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -80,7 +84,9 @@ class Services:
 
     def _state(self, model: ModelId) -> ModelReadiness:
         now = self.removers[model].availability()
-        return ModelReadiness(status=now.status, reason=now.reason)
+        return ModelReadiness(
+            status=now.status, reason=now.reason, sandbox=True if now.sandbox else None
+        )
 
     def _queue(self) -> QueueInfo:
         return QueueInfo(
@@ -97,7 +103,8 @@ class Services:
             runs_on=entry.runs_on,
             default=entry.id in self.default_models,
             licence=entry.licence,
-            price_usd=float(entry.price_usd),
+            price_usd=float(self.ledger.price(entry.id)),
+            observed_price_usd=_dollars(self.ledger.observed(entry.id)),
             status=state.status,
             reason=state.reason,
             latency_ms=self.shotgun.latency(entry.id),
@@ -116,7 +123,17 @@ async def open_services(
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
-        removers = {**_removers(settings, workers, granted), **stand_ins}
+        uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
+        providers = await stack.enter_async_context(
+            open_providers(
+                settings.providers,
+                workers=workers,
+                temp_dir=uploads,
+                data_dir=settings.storage.data_dir or settings.storage.temp_dir / "data",
+            )
+        )
+        local = _local(settings.local, workers, granted)
+        removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
         gate = Gate(
             running_limit=settings.work.max_concurrent_jobs,
@@ -131,7 +148,7 @@ async def open_services(
             model_timeout_s=settings.work.model_timeout_s,
         )
         stack.push_async_callback(shotgun.close)
-        await stack.enter_async_context(_housekeeping(results, removers, settings.local))
+        await stack.enter_async_context(_housekeeping(results, removers))
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -141,7 +158,8 @@ async def open_services(
             gate=gate,
             removers=removers,
             default_models=default_models(knockout=settings.local.knockout_enabled),
-            uploads=_empty_uploads(settings.storage.temp_dir),
+            ledger=providers.ledger,
+            uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
             public_base_url=settings.storage.public_base_url,
@@ -150,42 +168,31 @@ async def open_services(
         )
 
 
-def _removers(
-    settings: Settings, workers: Workers, granted: int | None
+def _local(
+    settings: LocalSettings, workers: Workers, granted: int | None
 ) -> dict[ModelId, BackgroundRemover]:
-    """Every model of the catalogue, in its order; what cannot be asked says why."""
-    weights = WeightsStore(settings.local.weights_dir)
-    local = {
+    """The models on this machine."""
+    weights = WeightsStore(settings.weights_dir)
+    networks: dict[ModelId, BackgroundRemover] = {
         model: LocalRembg(
             network,
             weights=weights,
             workers=workers,
-            threads=settings.local.inference_threads,
+            threads=settings.inference_threads,
+            download=settings.weights_download,
             granted_bytes=granted,
         )
         for model, network in NETWORKS.items()
     }
-    present: dict[ModelId, BackgroundRemover] = {
-        **local,
-        ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers),
-        **_remote(settings),
-    }
+    return {**networks, ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers)}
+
+
+def _in_order(
+    *tables: Mapping[ModelId, BackgroundRemover],
+) -> dict[ModelId, BackgroundRemover]:
+    """One table in the catalogue's order; the later of two removers for one model wins."""
+    present = {model: remover for table in tables for model, remover in table.items()}
     return {entry.id: present[entry.id] for entry in CATALOGUE}
-
-
-def _remote(settings: Settings) -> dict[ModelId, BackgroundRemover]:
-    runware, kie = settings.providers.runware_api_key, settings.providers.kie_api_key
-    return {
-        ModelId.RUNWARE_RMBG: _absent(ModelId.RUNWARE_RMBG, "RUNWARE_API_KEY", runware),
-        ModelId.RUNWARE_BIREFNET: _absent(ModelId.RUNWARE_BIREFNET, "RUNWARE_API_KEY", runware),
-        ModelId.KIE_RECRAFT: _absent(ModelId.KIE_RECRAFT, "KIE_API_KEY", kie),
-    }
-
-
-def _absent(model: ModelId, setting: str, key: object) -> AbsentRemover:
-    if key is None:
-        return AbsentRemover(model, f"{setting} is not set.", ModelStatus.UNCONFIGURED)
-    return AbsentRemover(model, "This version of the service has no adapter for it yet.")
 
 
 def _open_results(settings: Settings) -> ResultStore:
@@ -221,13 +228,12 @@ def _empty_uploads(temp_dir: Path) -> Path:
 async def _housekeeping(
     results: ResultStore,
     removers: Mapping[ModelId, BackgroundRemover],
-    local: LocalSettings,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
     rembgs = [each for each in removers.values() if isinstance(each, LocalRembg)]
     tasks = [
         asyncio.create_task(_sweep_for_ever(results)),
-        *(asyncio.create_task(_prepare(each, local)) for each in rembgs),
+        *(asyncio.create_task(_prepare(each)) for each in rembgs),
     ]
     try:
         yield
@@ -243,13 +249,17 @@ async def _sweep_for_ever(results: ResultStore) -> None:
         await asyncio.to_thread(results.sweep)
 
 
-async def _prepare(remover: LocalRembg, local: LocalSettings) -> None:
+async def _prepare(remover: LocalRembg) -> None:
     """Look for the weights until they are there."""
     while True:
-        await remover.prepare(download=local.weights_download)
+        await remover.prepare()
         if remover.availability().status is ModelStatus.READY:
             return
         await asyncio.sleep(_RETRY_WEIGHTS_EVERY_S)
+
+
+def _dollars(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
 
 
 def _mib(size: int | None) -> int | None:

@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1 << 16
 _ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=0)
 _MAX_URL_LENGTH = 4096
 # identity: a compressed body could unpack to anything, and pictures are compressed already
-_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "image-intake"}
+_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -53,11 +53,14 @@ class Fetcher:
 
     `timeout_s` bounds the whole download, redirects included. `allowed_hosts` holds literal
     `host:port` entries (lower case) that may have any address and port: a shop's own storage.
+    `only_domains`, where given, closes every other host: those domains and what lies below them.
     """
 
     max_bytes: int
     timeout_s: float
     allowed_hosts: frozenset[str] = frozenset()
+    only_domains: frozenset[str] | None = None
+    user_agent: str = "image-intake"
     resolver: Resolver = resolve
     ssl_context: ssl.SSLContext = field(default_factory=_public_trust)
 
@@ -101,6 +104,7 @@ class Fetcher:
                 verify=self.ssl_context, limits=_ONE_CONNECTION
             ) as transport:
                 request = _request(url, address=address, timeout_s=self.timeout_s)
+                request.headers["User-Agent"] = self.user_agent
                 response = await transport.handle_async_request(request)
                 try:
                     yield response
@@ -116,6 +120,7 @@ class Fetcher:
         exempt = f"{host}:{_port(url)}" in self.allowed_hosts
         if not exempt:
             _check_port(url)
+            self._check_domain(host)
         try:
             addresses = await self.resolver(host, _port(url))
         except (OSError, UnicodeError) as error:
@@ -127,6 +132,13 @@ class Fetcher:
                 "The image URL does not point to a public address.", field="image_url"
             )
         return addresses[0]
+
+    def _check_domain(self, host: str) -> None:
+        domains = self.only_domains
+        if domains is not None and not any(
+            host == domain or host.endswith(f".{domain}") for domain in domains
+        ):
+            raise ImageUrlRefused("The image URL names a host that is not expected there.")
 
     async def _save(self, response: httpx.Response, *, into: Path) -> int:
         """The body to the file, stopped at the byte that is one too many."""

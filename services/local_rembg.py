@@ -23,7 +23,7 @@ from PIL import Image
 from models.errors import RemoverUnavailable
 from models.images import Cutout, Flag, Pixels, SourceImage
 from models.schemas import ModelId, ModelStatus
-from services.remover import Availability, RemovalOptions, multiply_alpha
+from services.remover import READY, Availability, RemovalOptions, cut_with, opaque
 from services.weights import WeightsStore
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 
 _GIB = 1024**3
 _SIDE = 1024
-_NEUTRAL_GREY = 128
 # With the real ISNet plain and gradient pictures reach 0.05 and uniform noise 0.18; every picture
 # with a subject in tests/data reaches 0.99 (bench/isnet.py prints both).
 _EMPTY_BELOW = 0.25
@@ -87,24 +86,28 @@ class InferenceSession(Protocol):
 class LocalRembg:
     """One rembg network as a remover; its session is opened at the first picture."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, all named
         self,
         network: Network,
         *,
         weights: WeightsStore,
         workers: Workers,
         threads: int,
+        download: bool,
         granted_bytes: int | None,
     ) -> None:
         self._network = network
         self._weights = weights
         self._workers = workers
         self._threads = threads
+        self._download = download
+        self._path: Path | None = None
         self._too_small = _memory_verdict(network, granted_bytes)
         self._availability = self._too_small or Availability(
             ModelStatus.LOADING, "The weights are being looked for."
         )
         self._session: InferenceSession | None = None
+        self._preparing = asyncio.Lock()
         self._opening = asyncio.Lock()
 
     @property
@@ -114,17 +117,20 @@ class LocalRembg:
     def availability(self) -> Availability:
         return self._availability
 
-    async def prepare(self, *, download: bool) -> None:
-        """Have the weights on disk, fetched where `download` allows; never raises for that."""
-        if self._too_small or self._availability.status is ModelStatus.READY:
-            return
-        try:
-            await self._find_weights(download=download)
-        except RemoverUnavailable as error:
-            self._availability = Availability(ModelStatus.UNAVAILABLE, error.reason)
-            _log.warning("weights_unavailable", extra={"model": self.name, "reason": error.reason})
-        else:
-            self._availability = Availability(ModelStatus.READY)
+    async def prepare(self) -> None:
+        """Have the weights on disk, fetched where allowed; `availability` says why not."""
+        async with self._preparing:
+            if self._too_small or self._path is not None:
+                return
+            try:
+                self._path = await self._find_weights()
+            except RemoverUnavailable as error:
+                self._availability = Availability(ModelStatus.UNAVAILABLE, error.reason)
+                _log.warning(
+                    "weights_unavailable", extra={"model": self.name, "reason": error.reason}
+                )
+            else:
+                self._availability = READY
 
     async def remove(
         self,
@@ -137,30 +143,37 @@ class LocalRembg:
         prediction = await self._workers.inference(predict, session, self._network, image)
         return await self._workers.pixels(cut_out, image, prediction)
 
-    async def _find_weights(self, *, download: bool) -> None:
+    async def _find_weights(self) -> Path:
         session = self._network.session
-        if download:
+        if self._download:
             self._availability = Availability(ModelStatus.LOADING, "The weights are being fetched.")
-            await self._weights.ensure(session)
-        elif await asyncio.to_thread(self._weights.present, session) is None:
+            return await self._weights.ensure(session)
+        found = await self._weights.prove(session)
+        if found is None:
             raise RemoverUnavailable("The weights are not on disk: run `make weights`.")
+        return found
 
     async def _open(self) -> InferenceSession:
+        """The session, loaded once; who comes meanwhile waits for the same one."""
+        await self.prepare()
         async with self._opening:
+            if self._path is None:
+                raise RemoverUnavailable(self._availability.reason or "There are no weights.")
             if self._session is None:
-                path = await self._weights.ensure(self._network.session)
-                before, watch = self._availability, Stopwatch()
-                self._availability = Availability(
-                    ModelStatus.LOADING, "The network is being loaded."
-                )
-                try:
-                    self._session = await self._workers.inference(
-                        open_session, self._network.session, path, self._threads
-                    )
-                finally:
-                    self._availability = before
-                _log.info("model_loaded", extra={"model": self.name, "ms": watch.ms()})
+                self._session = await self._load(self._path)
             return self._session
+
+    async def _load(self, path: Path) -> InferenceSession:
+        watch = Stopwatch()
+        self._availability = Availability(ModelStatus.LOADING, "The network is being loaded.")
+        try:
+            session = await self._workers.inference(
+                open_session, self._network.session, path, self._threads
+            )
+        finally:
+            self._availability = READY
+        _log.info("model_loaded", extra={"model": self.name, "ms": watch.ms()})
+        return session
 
 
 def open_session(name: str, weights: Path, threads: int) -> InferenceSession:
@@ -193,19 +206,16 @@ def network_input(image: SourceImage, network: Network) -> NDArray[np.float32]:
 
     rembg divides by the picture's own maximum instead, which brightens dark pictures.
     """
-    small = Image.fromarray(_opaque(image)).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    small = Image.fromarray(opaque(image)).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     scaled = np.asarray(small, dtype=np.float32) / np.float32(255)
     mean, std = (np.array(each, np.float32) for each in (network.mean, network.std))
     return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1)[None])
 
 
 def cut_out(image: SourceImage, prediction: Prediction) -> Cutout:
-    """The customer's own pixels under the predicted alpha; existing alpha is multiplied in."""
+    """The customer's own pixels under the predicted mask."""
     mask, flags = mask_from(prediction)
-    alpha = _fit(mask, width=image.width, height=image.height)
-    if image.alpha is not None:
-        alpha = multiply_alpha(alpha, image.alpha)
-    return Cutout(rgb=image.rgb, alpha=alpha, flags=flags)
+    return cut_with(image, mask, flags=flags)
 
 
 def mask_from(prediction: Prediction) -> tuple[Pixels, tuple[Flag, ...]]:
@@ -220,22 +230,6 @@ def mask_from(prediction: Prediction) -> tuple[Pixels, tuple[Flag, ...]]:
     if high > low:
         prediction = (prediction - low) / (high - low)
     return np.rint(prediction.clip(0, 1) * 255).astype(np.uint8), ()
-
-
-def _opaque(image: SourceImage) -> Pixels:
-    """What the network sees: colour under transparency is undefined, so it becomes grey."""
-    if image.alpha is None:
-        return image.rgb
-    ground = Image.new("RGB", (image.width, image.height), (_NEUTRAL_GREY,) * 3)
-    ground.paste(Image.fromarray(image.rgb), mask=Image.fromarray(image.alpha))
-    return np.asarray(ground)
-
-
-def _fit(mask: Pixels, *, width: int, height: int) -> Pixels:
-    """Lanczos where the mask shrinks; bilinear where it grows, since Lanczos would ring there."""
-    grows = width > mask.shape[1] or height > mask.shape[0]
-    kernel = Image.Resampling.BILINEAR if grows else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(mask).resize((width, height), kernel))
 
 
 def _sigmoid(logits: Prediction) -> Prediction:

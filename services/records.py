@@ -145,10 +145,10 @@ def _succeeded_entry(
         sha256=stored.picture.sha256,
         bbox=stored.bbox,
         latency_ms=outcome.latency_ms,
-        cost_usd=float(outcome.cost_usd),
+        cost_usd=float(outcome.cutout.cost_usd),
         flags=list(stored.flags),
         variant=outcome.cutout.variant,
-        sandbox=False,
+        sandbox=outcome.cutout.sandbox,
     )
 
 

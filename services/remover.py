@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from models.errors import RemoverUnavailable
-from models.images import Cutout, Holes, Pixels, SourceImage
+from models.images import Cutout, Flag, Holes, Pixels, SourceImage
 from models.schemas import ModelId, ModelStatus
+from services.edges import decontaminate, project_alpha
 from utils.clock import Deadline
 
 
@@ -17,7 +19,10 @@ class Availability:
 
     status: ModelStatus
     reason: str | None = None
+    sandbox: bool = False
 
+
+_NEUTRAL_GREY = 128
 
 READY = Availability(ModelStatus.READY)
 
@@ -72,8 +77,32 @@ class AbsentRemover:
         raise RemoverUnavailable(self.reason)
 
 
+def cut_with(image: SourceImage, mask: Pixels, *, flags: tuple[Flag, ...] = ()) -> Cutout:
+    """The customer's own pixels under a mask of any size, brought to the picture's own edges.
+
+    Soft pixels get the subject's colour without the background's share. Existing alpha is
+    multiplied in; what it makes soft is no mixture, so the colour there stays the source's.
+    """
+    seen = opaque(image)
+    alpha = project_alpha(seen, alpha=mask)
+    rgb = decontaminate(seen, alpha=alpha)
+    if image.alpha is not None:
+        np.copyto(rgb, image.rgb, where=(image.alpha < 255)[..., None])
+        alpha = multiply_alpha(alpha, image.alpha)
+    return Cutout(rgb=rgb, alpha=alpha, flags=flags)
+
+
 def multiply_alpha(first: Pixels, second: Pixels) -> Pixels:
     """The product of two alphas in 0..255, rounded; both (height, width) uint8."""
     product = first.astype(np.uint16) * second + 127
     product //= 255
     return product.astype(np.uint8)
+
+
+def opaque(image: SourceImage) -> Pixels:
+    """What a network is shown, (height, width, 3): colour under transparency becomes grey."""
+    if image.alpha is None:
+        return image.rgb
+    ground = Image.new("RGB", (image.width, image.height), (_NEUTRAL_GREY,) * 3)
+    ground.paste(Image.fromarray(image.rgb), mask=Image.fromarray(image.alpha))
+    return np.asarray(ground)

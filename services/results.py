@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from models.errors import FailureCode, InsufficientStorage, ResultNotFound
 from models.schemas import ModelId, ResultEntry, ResultError, ShotRecord
+from services.catalogue import PAID
 from utils import disk
 from utils.clock import utc_now
 
@@ -29,6 +30,12 @@ _INTERRUPTED = ResultError(
     code=FailureCode.CANCELLED,
     message="The service was stopped before this model had finished.",
     retryable=True,
+)
+_PERHAPS_CHARGED = ResultError(
+    code=FailureCode.PROVIDER_OUTCOME_UNKNOWN,
+    message="The service was stopped while the provider worked on this; it may have charged for "
+    "it, so it is not sent again.",
+    retryable=False,
 )
 
 
@@ -197,12 +204,14 @@ class ResultStore:
 def _interrupted(record: ShotRecord) -> ShotRecord:
     """The record of a shot whose process ended: what was pending has failed."""
     results = [
-        ResultEntry(model=entry.model, status="failed", error=_INTERRUPTED)
-        if entry.status == "pending"
-        else entry
-        for entry in record.results
+        _ended(entry.model) if entry.status == "pending" else entry for entry in record.results
     ]
     return record.model_copy(update={"status": "complete", "results": results})
+
+
+def _ended(model: ModelId) -> ResultEntry:
+    error = _PERHAPS_CHARGED if model in PAID else _INTERRUPTED
+    return ResultEntry(model=model, status="failed", error=error)
 
 
 def _remove(path: Path) -> None:

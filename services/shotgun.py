@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
@@ -40,6 +39,7 @@ _LATENCIES_KEPT = 200
 _SKIP_REASONS = {
     ModelStatus.UNCONFIGURED: SkipReason.UNCONFIGURED,
     ModelStatus.UNAVAILABLE: SkipReason.UNAVAILABLE,
+    ModelStatus.OPEN: SkipReason.CIRCUIT_OPEN,
 }
 
 
@@ -174,7 +174,7 @@ def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
     """What went wrong, in the vocabulary of the record."""
     match error:
         case RemoverError():
-            return Failed(error.code, error.message, error.retryable, latency_ms, Decimal(0))
+            return Failed(error.code, error.message, error.retryable, latency_ms, error.cost_usd)
         case TimeoutError():
             code, text, again = FailureCode.PROVIDER_TIMEOUT, "did not finish in time", True
         case MemoryError():

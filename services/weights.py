@@ -177,6 +177,14 @@ class WeightsStore:
                 flight.task.cancel()  # does nothing to a finished one
                 await asyncio.gather(flight.task, return_exceptions=True)
 
+    async def prove(self, name: str) -> Path | None:
+        """The file in place, hashed where no manifest vouches for it yet; nothing is fetched.
+
+        Raises RemoverUnavailable where the file is not one of ours.
+        """
+        _, path = self._look_up(name)
+        return path if await self._accept(name) else None
+
     def _look_up(self, name: str) -> tuple[WeightFile, Path]:
         if name not in self._files:
             raise RemoverUnavailable(f"no weights are known for {name!r}")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,93 @@ def test_the_service_ends_with_the_problems_and_no_traceback() -> None:
     assert "MAX_CONCURRENT_JOBS: " in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "s3cret-value" not in ended.stderr + ended.stdout
+
+
+def test_every_paid_model_has_a_list_price() -> None:
+    providers = load_settings(env_file=None).providers
+    assert providers.provider_prices == {
+        "bria:2@1": Decimal("0.018"),
+        "runware:112@10": Decimal("0.0006"),
+        "runware:110@1": Decimal("0.0006"),
+        "recraft/remove-background": Decimal("0.005"),
+    }
+    asked = {
+        providers.runware_rmbg_model,
+        providers.runware_portrait_model,
+        providers.kie_model,
+    }
+    assert asked <= set(providers.provider_prices)
+
+
+@pytest.mark.parametrize(
+    ("value", "prices"),
+    [
+        ("a:1@2=0.1", {"a:1@2": Decimal("0.1")}),
+        (" a = 0.1 , b=2 ,", {"a": Decimal("0.1"), "b": Decimal(2)}),
+        ("x=0.30", {"x": Decimal("0.3")}),
+        ("a=0", {"a": Decimal(0)}),
+        ("", {}),
+        (" , ", {}),
+    ],
+)
+def test_a_price_list_is_exact_dollars_by_model(
+    monkeypatch: pytest.MonkeyPatch, value: str, prices: dict[str, Decimal]
+) -> None:
+    monkeypatch.setenv("PROVIDER_PRICES", value)
+    assert load_settings(env_file=None).providers.provider_prices == prices
+
+
+@pytest.mark.parametrize(
+    "value", ["0.018", "bria", "bria=", "=0.018", "bria=dear", "bria=-1", "bria=NaN", "bria=inf",
+              "bria=0.1;b=1", "a=b=1", "bria=0,018", '{"bria":0.018}'],
+)  # fmt: skip
+def test_a_price_list_of_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("PROVIDER_PRICES", value)
+    with pytest.raises(SettingsError, match=r"^PROVIDER_PRICES: .+$"):
+        load_settings(env_file=None)
+
+
+@pytest.mark.parametrize("value", ["sandbox", "sandbox:fault=kie.no_credits", "a-real-key"])
+def test_a_key_is_kept_as_it_is_and_secret_also_where_it_asks_for_the_sandbox(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("RUNWARE_API_KEY", f" {value} ")
+    monkeypatch.setenv("KIE_API_KEY", value)
+    providers = load_settings(env_file=None).providers
+    assert providers.runware_api_key is not None
+    assert providers.runware_api_key.get_secret_value() == value
+    assert providers.kie_api_key == providers.runware_api_key
+    assert value not in repr(providers)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RUNWARE_URL", "https://ws-api.runware.ai/v1"),
+        ("KIE_API_URL", "api.kie.ai"),
+        ("KIE_UPLOAD_URL", ""),
+        ("RUNWARE_RMBG_MODEL", ""),
+        ("KIE_MODEL", ""),
+        ("PROVIDER_USER_AGENT", ""),
+        ("RUNWARE_TIMEOUT_S", "0"),
+        ("KIE_TIMEOUT_S", "3601"),
+        ("PROVIDER_PACE", "0"),
+        ("PROVIDER_PROBE_S", "0.5"),
+    ],
+)
+def test_a_provider_setting_of_nonsense_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"^{name}: .+$"):
+        load_settings(env_file=None)
+
+
+def test_result_domains_are_lower_case_and_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PROVIDER_RESULT_DOMAINS", " Runware.AI ,127.0.0.1:9000,")
+    assert load_settings(env_file=None).providers.provider_result_domains == {
+        "runware.ai",
+        "127.0.0.1:9000",
+    }

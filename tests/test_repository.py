@@ -21,7 +21,7 @@ from tests.conftest import ROOT, make_settings
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CODE = sorted(
     path
-    for folder in ("routers", "services", "models", "utils", "scripts", "bench", "tests")
+    for folder in ("routers", "services", "models", "utils", "sandbox", "scripts", "bench", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if path.name != "__init__.py"
 )

@@ -16,6 +16,10 @@ class Deadline:
     def after(cls, seconds: float) -> Self:
         return cls(time.monotonic() + seconds)
 
+    def sooner(self, seconds: float) -> "Deadline":
+        """This moment, or `seconds` from now, whichever comes first."""
+        return min(self, Deadline.after(seconds), key=lambda each: each.at)
+
     def remaining_s(self) -> float:
         return max(0.0, self.at - time.monotonic())
 

@@ -16,6 +16,8 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "message": "event"}
 _LEFT_OUT = [*RESERVED_ATTRS, "color_message"]  # uvicorn adds its line a second time, coloured
+# they log whole addresses, headers or frames: keys and pictures
+_TALKATIVE = ("httpx", "httpcore", "websockets", "python_multipart")
 _UVICORN = ("uvicorn", "uvicorn.error")
 
 
@@ -35,7 +37,8 @@ def configure(level: str) -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _stamp_request_id(record: logging.LogRecord) -> bool:

@@ -75,4 +75,4 @@ def test_the_table_lists_every_model_in_order_with_live_latency(tmp_path: Path) 
     assert 0 <= knockout["latency_ms"]["p50"] <= knockout["latency_ms"]["p95"]
     assert knockout["default"] is False
     assert all(row["licence"] for row in table)
-    assert [row["price_usd"] for row in table[:3]] == [0.0006, 0.0006, 0.005]
+    assert [row["price_usd"] for row in table[:3]] == [0.018, 0.0006, 0.005]

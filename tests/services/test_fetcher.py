@@ -575,3 +575,60 @@ async def test_tls_verifies_the_name_in_the_url_not_the_address(
             assert list_of(tmp_path) == [tmp_path / "x"]
         else:
             await refused(fetch, url, tmp_path / "x", ImageDownloadFailed)
+
+
+PROVIDERS = frozenset({"runware.ai", "kie.ai"})
+
+
+def provider_fetcher(address: str = PUBLIC) -> Fetcher:
+    return Fetcher(max_bytes=100, timeout_s=5, only_domains=PROVIDERS, resolver=Names([[address]]))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["pictures.test", "evilrunware.ai", "runware.ai.evil.com", "runware.ai.", "runware.a\u0131",
+     "ai", "xrunware.ai", "-runware.ai", "runware.com", "im.runware.ai.evil.com", "127.0.0.1",
+     "93.184.215.14", "kie.ai@evil.com"],
+)  # fmt: skip
+async def test_only_domains_closes_every_other_host_before_it_is_looked_up(
+    tmp_path: Path, host: str
+) -> None:
+    fetch = provider_fetcher()
+    await refused(fetch, f"https://{host}/x", tmp_path / "x", ImageUrlRefused)
+    assert isinstance(fetch.resolver, Names)
+    assert fetch.resolver.asked == []
+
+
+@pytest.mark.parametrize("host", ["runware.ai", "im.runware.ai", "a.b.kie.ai", "IM.Runware.AI"])
+async def test_only_domains_opens_those_and_what_lies_below_them(tmp_path: Path, host: str) -> None:
+    """They are looked up like any other, and a closed address stays closed."""
+    fetch = provider_fetcher("10.0.0.1")
+    await refused(fetch, f"https://{host}/x", tmp_path / "x", ImageUrlRefused)
+    assert isinstance(fetch.resolver, Names)
+    assert fetch.resolver.asked == [(host.lower(), 443)]
+
+
+async def test_a_redirect_out_of_the_only_domains_is_refused(tmp_path: Path) -> None:
+    async with origin(redirect("https://evilrunware.ai/x"), reply()) as server:
+        fetch = server.fetcher(only_domains=PROVIDERS)
+        await refused(fetch, server.url(), tmp_path / "x", ImageUrlRefused)
+    assert len(server.heads) == 1
+
+
+async def test_an_allowed_host_needs_no_domain(tmp_path: Path) -> None:
+    async with origin(reply()) as server:
+        fetch = server.fetcher(only_domains=PROVIDERS)
+        await fetch.fetch(server.url(), into=tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == PICTURE
+
+
+async def test_the_user_agent_is_sent_on_every_hop(tmp_path: Path) -> None:
+    async with origin(redirect("/elsewhere"), reply()) as server:
+        fetch = server.fetcher(user_agent="Mozilla/5.0 (compatible; print-shop)")
+        await fetch.fetch(server.url(), into=tmp_path / "x")
+    for head in server.heads:
+        agents = [line for line in head.split(b"\r\n") if line.lower().startswith(b"user-agent:")]
+        assert [line.split(b": ", 1)[1] for line in agents] == [
+            b"Mozilla/5.0 (compatible; print-shop)"
+        ]
+    assert len(server.heads) == 2

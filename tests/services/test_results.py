@@ -127,3 +127,18 @@ async def test_a_disk_with_too_little_room_is_said_with_numbers(tmp_path: Path) 
     assert refusal.value.limit == 10**18
     assert refusal.value.actual is not None
     assert refusal.value.actual < 10**18
+
+
+@pytest.mark.parametrize("model", ModelId)
+async def test_an_interrupted_paid_model_may_have_charged_and_a_local_one_was_cancelled(
+    tmp_path: Path, model: ModelId
+) -> None:
+    shot = record("a", pending=True)
+    entry = ResultEntry(model=model, status="pending")
+    await opened(tmp_path).create(shot.model_copy(update={"results": [entry]}))
+    (found,) = (await opened(tmp_path).record("a" * 32)).results
+    assert found.status == "failed"
+    assert found.error is not None
+    paid = model in {ModelId.RUNWARE_RMBG, ModelId.RUNWARE_BIREFNET, ModelId.KIE_RECRAFT}
+    expected = ("provider_outcome_unknown", False) if paid else ("cancelled", True)
+    assert (found.error.code, found.error.retryable) == expected
