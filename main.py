@@ -38,7 +38,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         logs.configure(settings.work.log_level)
         async with open_services(settings, version=VERSION, stand_ins=stand_ins or {}) as services:
-            _say_who_is_missing(settings)
+            _warn_about_keys(settings)
             yield {"services": services}
 
     app = FastAPI(
@@ -56,10 +56,12 @@ def create_app(
     return app
 
 
-def _say_who_is_missing(settings: Settings) -> None:
+def _warn_about_keys(settings: Settings) -> None:
+    """A missing key costs a model; one that is set can be spent by anybody who reaches the port."""
     for name in ("runware_api_key", "kie_api_key"):
-        if getattr(settings.providers, name) is None:
-            _log.warning("provider_unconfigured", extra={"setting": name.upper()})
+        missing = getattr(settings.providers, name) is None
+        event = "provider_unconfigured" if missing else "paid_provider_open_to_anybody"
+        _log.warning(event, extra={"setting": name.upper()})
 
 
 def _settings_or_exit() -> Settings:

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -30,7 +30,7 @@ from services.costs import CostLedger
 from services.fetcher import Fetcher
 from services.local_knockout import LocalKnockout
 from services.local_rembg import NETWORKS, LocalRembg
-from services.providers import open_providers
+from services.providers import Providers, open_providers
 from services.remover import BackgroundRemover
 from services.results import ResultStore
 from services.shotgun import Shotgun
@@ -124,28 +124,19 @@ async def open_services(
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
         uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
-        providers = await stack.enter_async_context(
-            open_providers(
-                settings.providers,
-                workers=workers,
-                temp_dir=uploads,
-                data_dir=settings.storage.data_dir or settings.storage.temp_dir / "data",
-            )
-        )
+        providers = await stack.enter_async_context(_providers(settings, workers, uploads))
         local = _local(settings.local, workers, granted)
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
-        gate = Gate(
-            running_limit=settings.work.max_concurrent_jobs,
-            queue_limit=settings.work.queue_limit,
-        )
+        work = settings.work
+        gate = Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
         shotgun = Shotgun(
             removers=removers,
             results=results,
             workers=workers,
             gate=gate,
             max_pixels=round(settings.inputs.max_megapixels * 1e6),
-            model_timeout_s=settings.work.model_timeout_s,
+            model_timeout_s=work.model_timeout_s,
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers))
@@ -166,6 +157,18 @@ async def open_services(
             granted_bytes=granted,
             started_at=time.monotonic(),
         )
+
+
+def _providers(
+    settings: Settings, workers: Workers, uploads: Path
+) -> AbstractAsyncContextManager[Providers]:
+    storage = settings.storage
+    return open_providers(
+        settings.providers,
+        workers=workers,
+        temp_dir=uploads,
+        data_dir=storage.data_dir or storage.temp_dir / "data",
+    )
 
 
 def _local(

@@ -39,9 +39,14 @@ _UPLOAD_PATH = "images/user-uploads"
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Every wait of the conversation, in seconds; the first two are not scaled."""
+    """Every wait of the conversation, in seconds; the first three are not scaled.
+
+    `create_s` is what must be left of the time for a task to be created at all: one whose answer
+    we could not wait for would be one whose outcome we do not know.
+    """
 
     request_s: float = 30
+    create_s: float = 1.5
     straggle_s: float = 900
     poll_first_s: float = 2
     poll_later_s: float = 5
@@ -52,7 +57,7 @@ class Pace:
 
     def scaled(self, factor: float) -> "Pace":
         """The same conversation, faster or slower."""
-        scaled = [each.name for each in fields(self)][2:]
+        scaled = [each.name for each in fields(self)][3:]
         return replace(self, **{name: getattr(self, name) * factor for name in scaled})
 
 
@@ -110,7 +115,8 @@ class KieClient:
         address = await self._before_creation(
             self._upload(content, media_type=media_type, key=key), _unreachable(), key, deadline
         )
-        await self._before_creation(self._rate.turn(), _rate_limited(), key, deadline)
+        latest = Deadline(deadline.at - self._pace.create_s)
+        await self._before_creation(self._rate.turn(), _rate_limited(), key, latest)
         task_id = await self._create(address, key=key, deadline=deadline)
         _log.info("kie_task", extra={"task_id": task_id, "key": key})
         return await self._await_result(task_id, key=key, deadline=deadline)

@@ -52,6 +52,13 @@ def process(sandbox: Sandbox, temp_dir: Path) -> Iterator[tuple[subprocess.Popen
         service.wait()
 
 
+def paid_calls(sandbox: Sandbox) -> dict[str, int]:
+    return {
+        operation: len(list(sandbox.journal.calls(operation)))
+        for operation in ("removeBackground", "createTask")
+    }
+
+
 def test_a_killed_shot_is_never_sent_again(tmp_path: Path) -> None:
     with running_sandbox() as sandbox:
         sandbox.faults.set("runware.late,kie.stuck")
@@ -66,13 +73,13 @@ def test_a_killed_shot_is_never_sent_again(tmp_path: Path) -> None:
             assert [each["status"] for each in shot["results"][:3]] == ["pending"] * 3
             service.send_signal(signal.SIGKILL)
             service.wait()
-        asked = len(list(sandbox.journal.calls()))
+        asked = paid_calls(sandbox)
         with process(sandbox, tmp_path) as (_, url):
             record = httpx.get(f"{url}/results/{shot['request_id']}", trust_env=False).json()
         assert record["status"] == "complete"
         for entry in record["results"][:3]:
             assert entry["error"]["code"] == "provider_outcome_unknown"
             assert entry["error"]["retryable"] is False
-        assert len(list(sandbox.journal.calls())) == asked
+        assert paid_calls(sandbox) == asked == {"removeBackground": 2, "createTask": 1}
     lines = (tmp_path / "data" / "costs.jsonl").read_text().splitlines()
     assert [json.loads(line)["cost_usd"] for line in lines] == [None, None, None]

@@ -24,7 +24,7 @@ from tests.fakes import FakeRemover
 from tests.sandbox_thread import running_sandbox
 
 PICTURE = artwork(width=300, height=280)
-TIMEOUT_S = 4
+TIMEOUT_S = 5
 RUNWARE = {"runware-rmbg-2.0": "bria:2@1", "runware-birefnet-portrait": "runware:112@10"}
 KIE = {"kie-recraft": "recraft/remove-background"}
 PRICES = {"bria:2@1": "0.018", "runware:112@10": "0.0006", "recraft/remove-background": "0.005"}
