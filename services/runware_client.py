@@ -62,6 +62,8 @@ class _Task:
     done: asyncio.Future[Done]
     acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
     sends: int = 0
+    # errors that named no task and came right after this one was spoken of
+    suspicions: int = 0
 
 
 class RunwareClient:
@@ -88,8 +90,10 @@ class RunwareClient:
         # only while the connection is authenticated
         self._socket: ClientConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
-        # errors in a row that named no task
-        self._unrouted = 0
+        # connections in a row that were refused without a word about the key
+        self._unwelcome = 0
+        # the task of the last frame sent
+        self._spoken_of: _Task | None = None
         # connections in a row that failed before they were authenticated
         self._failures = 0
         self._pollers: set[asyncio.Task[None]] = set()
@@ -156,7 +160,7 @@ class RunwareClient:
         pauses = self._pauses()
         pause = next(pauses)
         while not (await asyncio.wait({task.done}, timeout=pause))[0]:
-            await self._send(protocol.poll(task.id))
+            await self._send(protocol.poll(task.id), about=task)
             pause = next(pauses)
 
     def _pauses(self) -> Iterator[float]:
@@ -170,11 +174,12 @@ class RunwareClient:
     async def _send_task(self, task: _Task) -> None:
         if self._socket is not None and task.sends < _MAX_SENDS:
             task.sends += 1
-            await self._send(task.frame)
+            await self._send(task.frame, about=task)
 
-    async def _send(self, frame: str) -> None:
+    async def _send(self, frame: str, *, about: _Task) -> None:
         """Send if there is a socket; a failure here is the reader's to notice."""
         if self._socket is not None:
+            self._spoken_of = about
             with contextlib.suppress(*_CONNECTION_ERRORS):
                 await self._socket.send(frame)
 
@@ -231,18 +236,25 @@ class RunwareClient:
                 for reply in protocol.read_frame(await socket.recv()):
                     if isinstance(reply, Authenticated):
                         self._session = reply.session
+                        self._unwelcome = 0
                         return
                     if isinstance(reply, Refused) and reply.task_id is None:
                         self._session = None  # it may be the session that is refused
-                        self._take_unrouted(reply)
+                        self._take_unwelcome(reply)
                         raise ConnectionError
                     self._take(reply)
 
     async def _resend(self) -> None:
-        """What was on its way goes out again under its own id."""
-        for task in list(self._tasks.values()):
+        """What was on its way goes out again under its own id, the least suspected first.
+
+        One after another: an error that names no task is then about the last one sent.
+        """
+        for task in sorted(self._tasks.values(), key=lambda each: each.suspicions):
             if not task.acknowledged.is_set():
                 await self._send_task(task)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pace.poll_first_s):
+                        await task.acknowledged.wait()
 
     async def _read(self, socket: ClientConnection) -> None:
         """Until the connection ends, falls silent, or says something of no task in particular."""
@@ -270,7 +282,6 @@ class RunwareClient:
                 task.acknowledged.set()
                 task.frame = ""  # megabytes that are not needed again
             case Done(task_id, _, cost):
-                self._unrouted = 0
                 self._settle(task_id, cost)
                 self._finish(task_id, reply)
             case Refused(str(task_id)):
@@ -287,17 +298,30 @@ class RunwareClient:
         self._settle(task_id, Decimal(0))
         self._finish(task_id, error)
 
-    def _take_unrouted(self, refusal: Refused) -> None:
-        """An error of no task in particular: a reconnect; a hopeless or lasting one ends them all.
-
-        It may be about any task that is on its way, so none of them is known not to be charged.
-        """
+    def _take_unwelcome(self, refusal: Refused) -> None:
+        """An error instead of a welcome: a hopeless one, or the third in a row, ends every task."""
         error = _error(refusal)
-        self._unrouted += 1
-        _log.warning("runware_unrouted_error", extra={"code": refusal.code})
-        if error.code in HOPELESS or self._unrouted >= _UNROUTED_ERRORS:
-            self._unrouted = 0
+        self._unwelcome += 1
+        if error.code in HOPELESS or self._unwelcome >= _UNROUTED_ERRORS:
+            self._unwelcome = 0
             raise error
+
+    def _take_unrouted(self, refusal: Refused) -> None:
+        """An error of no task in particular: a new connection, and a suspicion.
+
+        It is most likely about the task last spoken of. One that is suspected again and again is
+        given up, its outcome unknown; the others go on. A hopeless error ends them all.
+        """
+        error, suspect = _error(refusal), self._spoken_of
+        _log.warning("runware_unrouted_error", extra={"code": refusal.code})
+        if error.code in HOPELESS:
+            raise error
+        if suspect is None:
+            return
+        suspect.suspicions += 1
+        never_taken = suspect.sends >= _MAX_SENDS and not suspect.acknowledged.is_set()
+        if never_taken or suspect.suspicions >= _UNROUTED_ERRORS:
+            self._finish(suspect.id, _outcome_unknown())
 
     def _finish(self, task_id: str, end: Done | RemoverError) -> None:
         task = self._tasks.get(task_id)

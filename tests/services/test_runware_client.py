@@ -601,7 +601,7 @@ async def test_the_third_such_error_in_a_row_fails_what_was_sent_and_leaves_its_
         assert customer.settled.all == []
 
 
-async def test_errors_in_a_row_are_counted_from_the_last_result() -> None:
+async def test_suspicions_are_each_tasks_own() -> None:
     async def stumble(visit: Visit) -> None:
         await visit.welcome()
         await visit.take()
@@ -626,6 +626,27 @@ async def test_errors_in_a_row_are_counted_from_the_last_result() -> None:
         await customer.remove()
         await customer.remove()
         assert server.visits == 4
+
+
+async def test_a_task_that_breaks_every_connection_takes_no_other_with_it() -> None:
+    culprit, innocent = new_task_id(), new_task_id()
+
+    async def stumble_over_one(visit: Visit) -> None:
+        await visit.welcome()
+        while True:
+            task = await visit.hear()
+            if task.get("taskUUID") == culprit:
+                await visit.refuse("internalServerError")
+            elif task["taskType"] == "removeBackground":
+                await visit.say(known(task))
+            elif task["taskType"] == "getResponse" and visit.number > 2:
+                await visit.say(result(task))
+
+    async with office(stumble_over_one) as server, shop(server.url) as customer:
+        broken, done = await asyncio.gather(customer.failure(culprit), customer.remove(innocent))
+        assert broken == OUTCOME_UNKNOWN
+        assert done.task_id == innocent
+        assert server.removals().count(innocent) <= 3
 
 
 async def test_spent_credit_is_said_at_once() -> None:
