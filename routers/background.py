@@ -88,6 +88,7 @@ async def _one_png(record: ShotRecord, services: Services) -> Response:
             picture = await services.results.picture(record.request_id, entry.model)
             response = png_response(picture)
             response.headers["X-Model"] = entry.model
+            response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
             return response
     raise errors.DeadlineExceeded(
         "No model landed before the deadline.", hint=f"See /results/{record.request_id} later."

@@ -136,6 +136,7 @@ def test_accept_png_answers_one_cutout_as_bytes(server: Server) -> None:
     )
     assert response.headers["content-type"] == "image/png"
     assert response.headers["x-model"] == "local-isnet"
+    assert response.headers["x-cost-usd"] == "0.000000"
     assert Image.open(io.BytesIO(response.content)).mode == "RGBA"
 
 
