@@ -59,9 +59,10 @@ def create_app(
 def _warn_about_keys(settings: Settings) -> None:
     """A missing key costs a model; one that is set can be spent by anybody who reaches the port."""
     for name in ("runware_api_key", "kie_api_key"):
-        missing = getattr(settings.providers, name) is None
-        event = "provider_unconfigured" if missing else "paid_provider_open_to_anybody"
-        _log.warning(event, extra={"setting": name.upper()})
+        key = getattr(settings.providers, name)
+        if key is None or not key.get_secret_value().startswith("sandbox"):
+            event = "provider_unconfigured" if key is None else "paid_provider_open_to_anybody"
+            _log.warning(event, extra={"setting": name.upper()})
 
 
 def _settings_or_exit() -> Settings:
