@@ -175,6 +175,18 @@ class WorkSettings(Group):
     pixel_threads: int = Field(
         2, ge=1, le=64, description="Threads that decode, encode and cut (the box has 2 vCPU)."
     )
+    upscale_memory_mb: int = Field(
+        512,
+        ge=32,
+        description="MiB that the strips of enlargements, or one picture that can only be decoded "
+        "or encoded whole, may take.",
+    )
+    client_stall_s: float = Field(
+        60,
+        gt=0,
+        description="Seconds in which a client takes nothing of a streamed picture until it is "
+        "given up.",
+    )
     log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
 
 

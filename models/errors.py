@@ -6,12 +6,12 @@ ServiceError                    the request as a whole cannot be answered
 │   └── InvalidParameter
 ├── BadPicture                  the bytes arrived, but they are not a picture we can work on
 │   ├── UnsupportedMediaType · UnreadableImage · ImageTruncated · TooManyPixels
-│   ├── FileTooLarge
+│   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed
 ├── ResultNotFound
-├── AllModelsFailed · NoModelAvailable
+├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── DeadlineExceeded
-├── Overloaded
+├── Overloaded · InsufficientMemory
 └── InsufficientStorage
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
@@ -83,6 +83,12 @@ class TooManyPixels(BadPicture): ...
 class FileTooLarge(BadPicture): ...
 
 
+class ScaleOutOfRange(BadPicture): ...
+
+
+class SideTooLong(BadPicture): ...
+
+
 class ImageDownloadFailed(BadPicture): ...
 
 
@@ -95,10 +101,16 @@ class AllModelsFailed(ServiceError): ...
 class NoModelAvailable(ServiceError): ...
 
 
+class PickFailed(ServiceError): ...
+
+
 class DeadlineExceeded(ServiceError): ...
 
 
 class Overloaded(ServiceError): ...
+
+
+class InsufficientMemory(ServiceError): ...
 
 
 class InsufficientStorage(ServiceError): ...

@@ -18,6 +18,18 @@ class Holes(StrEnum):
     OPEN = "open"
 
 
+class Edge(StrEnum):
+    """What becomes of the soft rim of an enlarged picture.
+
+    `soft` keeps it; `print` clears alpha up to 25 and makes alpha from 230 opaque; `hard` leaves
+    nothing between transparent and opaque.
+    """
+
+    SOFT = "soft"
+    PRINT = "print"
+    HARD = "hard"
+
+
 class Flag(StrEnum):
     """Something a person should know about one cut-out."""
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.errors import FailureCode
-from models.images import Flag, Holes
+from models.images import Edge, Flag, Holes
 from models.outcomes import SkipReason
+from utils.png import Compression
 
 
 class ModelId(StrEnum):
@@ -73,6 +74,102 @@ class RemovalParameters(BaseModel):
     )
 
 
+MAX_SCALE = 8
+
+
+class PictureFormat(StrEnum):
+    """What an enlarged picture is written as."""
+
+    PNG = "png"
+    WEBP = "webp"
+    TIFF = "tiff"
+
+
+class SizeParameters(BaseModel):
+    """How large a print becomes, what its rim looks like, and how hard it is packed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Times as large, whole or fractional, at most 8. Left out: 4, or what the "
+        "inches ask for.",
+        examples=[4],
+    )
+    width_in: float | None = Field(
+        None, gt=0, le=1000, description="Width of the print in inches, at `dpi`."
+    )
+    height_in: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="Height of the print in inches; with both given the picture fits inside.",
+    )
+    dpi: float = Field(
+        300, ge=1, le=10_000, description="Dots an inch of the result, also written into the file."
+    )
+    edge: Edge = Field(
+        Edge.SOFT,
+        description="`print` clears traces of alpha (up to 25) and fills what is nearly opaque "
+        "(from 230); `hard` leaves no alpha in between.",
+    )
+    trim: bool = Field(
+        default=False, description="Cut away the margin around what is visible (alpha above 10)."
+    )
+    compression: Compression = Field(
+        Compression.FAST, description="`small` takes longer for a smaller file."
+    )
+
+
+class UpscaleParameters(SizeParameters):
+    """What a caller may say about an enlargement; in the query, the form or the JSON body."""
+
+    format: PictureFormat = Field(
+        PictureFormat.PNG,
+        description="`webp` is lossless and at most 16383 pixels a side; `tiff` becomes BigTIFF "
+        "where it must.",
+    )
+
+
+class ProcessParameters(RemovalParameters, SizeParameters):
+    """What a caller may say about a removal whose cut-outs are to be printed."""
+
+    pick: Literal["recommended"] | ModelId | None = Field(
+        None, description="Answer with this one cut-out, enlarged, instead of the record."
+    )
+
+
+class PrintQuery(SizeParameters):
+    """How a stored cut-out is wanted: as it is, small, or enlarged."""
+
+    preview: int | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        description="Longest side of a WebP preview, instead of the full PNG.",
+    )
+    print: bool = Field(
+        default=False,
+        description="Enlarge it, four times unless a size says otherwise; any of the size "
+        "parameters asks for it as well.",
+    )
+
+
+class PrintReport(BaseModel):
+    """What an enlargement means in print."""
+
+    width: int
+    height: int
+    scale: float
+    width_in: float
+    height_in: float
+    output_dpi: float
+    source_dpi: float = Field(description="The picture's own pixels an inch at this size.")
+    note: str = Field(description="The same in words.")
+
+
 class ImageInfo(BaseModel):
     """The customer's picture, upright."""
 
@@ -107,6 +204,13 @@ class ResultEntry(BaseModel):
         None, description="Left, top, right, bottom of alpha > 10, in pixels."
     )
     latency_ms: int | None = None
+    print_url: str | None = Field(None, description="The cut-out enlarged, with /process.")
+    print_width: int | None = None
+    print_height: int | None = None
+    print: PrintReport | None = None
+    print_problem: str | None = Field(
+        None, description="Why this cut-out cannot be enlarged as asked."
+    )
     cost_usd: float | None = None
     score: float | None = Field(None, description="Null until ranking exists.")
     rank: int | None = Field(None, description="Null until ranking exists.")
@@ -131,6 +235,9 @@ class ShotRecord(BaseModel):
     cost_usd: float
     latency_ms: int
     expires_at: datetime
+    prints: SizeParameters | None = Field(
+        None, description="With /process: how the cut-outs are to be enlarged."
+    )
 
 
 class Health(BaseModel):

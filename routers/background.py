@@ -2,20 +2,19 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
 
 from models import errors
-from models.schemas import ModelId, Output, RemovalParameters, ShotRecord
+from models.schemas import ModelId, Output, RemovalParameters, ShotRecord, SizeParameters
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
 from routers.parameters import parse
 from routers.problems import responses
-from routers.results import png_response, with_links
-from routers.uploads import Submission, receive
+from routers.results import png_response, shown
+from routers.uploads import INTAKE_ERRORS, SubmissionDep
 from services.container import Services
 from services.remover import RemovalOptions
 from services.shotgun import Plan
@@ -23,39 +22,21 @@ from utils.clock import Deadline
 
 router = APIRouter(tags=["background removal"])
 
-_PROBLEMS = responses(
-    errors.MissingSource,
-    errors.MultipleSources,
-    errors.EmptyFile,
-    errors.ImageUrlRefused,
-    errors.InvalidParameter,
-    errors.FileTooLarge,
-    errors.UnsupportedMediaType,
-    errors.UnreadableImage,
-    errors.ImageTruncated,
+REMOVAL_ERRORS = (
+    *INTAKE_ERRORS,
     errors.TooManyPixels,
-    errors.ImageDownloadFailed,
     errors.AllModelsFailed,
     errors.NoModelAvailable,
     errors.Overloaded,
     errors.DeadlineExceeded,
-    errors.InsufficientStorage,
 )
-
-
-async def _submission(request: Request, services: ServicesDep) -> AsyncIterator[Submission]:
-    async with receive(request, services) as submission:
-        yield submission
-
-
-SubmissionDep = Annotated[Submission, Depends(_submission)]
 
 
 @router.post(
     "/remove-background",
     response_model=ShotRecord,
     response_model_exclude_none=True,
-    responses={200: {"content": {"image/png": {}}}, **_PROBLEMS},
+    responses={200: {"content": {"image/png": {}}}, **responses(*REMOVAL_ERRORS)},
     openapi_extra=describes_submission(RemovalParameters),
 )
 async def remove_background(
@@ -66,19 +47,27 @@ async def remove_background(
     With `Accept: image/png` the answer is one cut-out: the first success in the fixed order.
     """
     asked = parse(RemovalParameters, submission.parameters)
-    plan = _plan(asked, services, since=submission.received_at)
+    plan = removal_plan(asked, services, since=submission.received_at)
     record = await services.shotgun.fire(submission.picture, plan)
     if "image/png" in accept:
         return await _one_png(record, services)
-    return await _whole_record(record, asked.output, services)
+    return await whole_record(record, asked.output, services)
 
 
-def _plan(asked: RemovalParameters, services: Services, *, since: float) -> Plan:
+def removal_plan(
+    asked: RemovalParameters,
+    services: Services,
+    *,
+    since: float,
+    prints: SizeParameters | None = None,
+) -> Plan:
+    """What a shot asks; its deadline counts from `since` (monotonic)."""
     wanted = set(asked.models or services.default_models)
     return Plan(
         models=tuple(model for model in ModelId if model in wanted),
         options=RemovalOptions(holes=asked.holes),
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
+        prints=prints,
     )
 
 
@@ -95,10 +84,11 @@ async def _one_png(record: ShotRecord, services: Services) -> Response:
     )
 
 
-async def _whole_record(record: ShotRecord, output: Output, services: Services) -> Response:
+async def whole_record(record: ShotRecord, output: Output, services: Services) -> Response:
+    """The record as JSON, with links or with the cut-outs inside."""
     if output is Output.BASE64:
         record = await _with_pixels(record, services)
-    record = with_links(record, services.public_base_url)
+    record = shown(record, services.public_base_url)
     return JSONResponse(
         record.model_dump(mode="json", exclude_none=True),
         headers={"X-Cost-USD": f"{record.cost_usd:.6f}"},

@@ -61,17 +61,29 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.TooManyPixels: Kind(
         422, "too_many_pixels", "Too many pixels", "The picture has 80 million pixels."
     ),
+    errors.ScaleOutOfRange: Kind(
+        422, "scale_out_of_range", "Scale out of range", "It would become 9.5 times as large."
+    ),
+    errors.SideTooLong: Kind(
+        422, "side_too_long", "Side too long", "A WebP has at most 16383 pixels a side."
+    ),
     errors.ImageDownloadFailed: Kind(
         422, "image_download_failed", "Download failed", "The server answered 404."
     ),
     errors.AllModelsFailed: Kind(
         502, "all_models_failed", "Every model failed", "local-isnet: model_crashed", retryable=True
     ),
+    errors.PickFailed: Kind(
+        502, "pick_failed", "The picked model failed", "local-isnet: model_crashed", retryable=True
+    ),
     errors.NoModelAvailable: Kind(
         503, "no_model_available", "No model", "local-isnet: no weights.", retryable=True
     ),
     errors.Overloaded: Kind(
         503, "overloaded", "Too busy", "4 requests run and 32 are waiting.", retryable=True
+    ),
+    errors.InsufficientMemory: Kind(
+        503, "insufficient_memory", "Too large for the memory", "A WebP of 20000 x 20000 pixels."
     ),
     errors.DeadlineExceeded: Kind(
         504, "deadline_exceeded", "Too late", "No model landed in 20 s.", retryable=True

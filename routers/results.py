@@ -1,28 +1,38 @@
 """GET and DELETE /results: the record of a shot and its cut-outs, for as long as they are kept."""
 
+import asyncio
+import hashlib
 import io
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
 from PIL import Image
 
 from models import errors
-from models.schemas import ModelId, ResultEntry, ShotRecord
+from models.schemas import (
+    ModelId,
+    PrintQuery,
+    ResultEntry,
+    ShotRecord,
+    SizeParameters,
+    UpscaleParameters,
+)
 from routers.dependencies import RequestId, ServicesDep
+from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged
 from routers.problems import responses
-from services.results import StoredPicture
+from services.container import Services
+from services.print_size import size_for
+from services.results import PrintKey, StoredPicture
+from utils.clock import Deadline
 
 router = APIRouter(prefix="/results", tags=["results"])
 
 _PREVIEW_QUALITY = 80
 _PRIVATE = "private, max-age=3600"
-
-PreviewSide = Annotated[
-    int | None,
-    Query(ge=16, le=2048, description="Longest side of a WebP preview, instead of the full PNG."),
-]
 
 
 @router.get(
@@ -33,7 +43,7 @@ PreviewSide = Annotated[
 async def record(request_id: RequestId, services: ServicesDep) -> ShotRecord:
     """The shot's record, also while late models are still running."""
     found = await services.results.record(request_id)
-    return with_links(found, services.public_base_url)
+    return shown(found, services.public_base_url)
 
 
 @router.get(
@@ -42,24 +52,33 @@ async def record(request_id: RequestId, services: ServicesDep) -> ShotRecord:
     responses={
         200: {"content": {"image/png": {}, "image/webp": {}}},
         304: {"description": "The client's copy (If-None-Match) is still right"},
-        **responses(errors.ResultNotFound, errors.InvalidParameter),
+        **responses(errors.ResultNotFound, errors.InvalidParameter, *ENLARGING_ERRORS),
     },
 )
-async def cutout(
+async def cutout(  # noqa: PLR0913  # what FastAPI hands in
     request_id: RequestId,
     model: ModelId,
+    *,
     services: ServicesDep,
-    preview: PreviewSide = None,
+    closing: ClosingDep,
+    asked: Annotated[PrintQuery, Query()],
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """One cut-out at full resolution, or a small WebP of it."""
+    """One cut-out at full resolution, a small WebP of it, or enlarged for print."""
     picture = await services.results.picture(request_id, model)
-    etag = _etag(picture, preview)
+    size = asked_size(asked)
+    if size is not None and asked.preview is not None:
+        raise errors.InvalidParameter("preview: is not for prints.", field="preview")
+    etag = _etag(picture, asked.preview if size is None else print_digest(size))
     if if_none_match and etag in {each.strip() for each in if_none_match.split(",")}:
         return Response(status_code=304, headers={"ETag": etag, "Cache-Control": _PRIVATE})
-    if preview is None:
+    if size is not None:
+        deadline = Deadline.after(services.deadline_s)
+        key = PrintKey(request_id, model, print_digest(size))
+        return await answer_print(picture, size, key, services, closing, deadline=deadline)
+    if asked.preview is None:
         return png_response(picture)
-    content = await services.workers.pixels(render_preview, picture.path, preview)
+    content = await services.workers.pixels(render_preview, picture.path, asked.preview)
     headers = {"ETag": etag, "Cache-Control": _PRIVATE}
     return Response(content, media_type="image/webp", headers=headers)
 
@@ -79,11 +98,53 @@ def png_response(picture: StoredPicture) -> FileResponse:
     return FileResponse(picture.path, media_type="image/png", headers=headers)
 
 
-def with_links(record: ShotRecord, base_url: str) -> ShotRecord:
-    """The record with absolute links, where the service knows its public address."""
-    if not base_url:
-        return record
-    results = [_with_link(entry, base_url) for entry in record.results]
+async def answer_print(  # noqa: PLR0913  # what is printed, and where
+    picture: StoredPicture,
+    asked: SizeParameters,
+    key: PrintKey,
+    services: Services,
+    closing: AsyncExitStack,
+    *,
+    deadline: Deadline,
+) -> Response:
+    """A stored cut-out enlarged: from the store where it was kept, else made now and kept."""
+    headers = {"ETag": _etag(picture, key.asked), "Cache-Control": _PRIVATE}
+    kept = services.results.print_path(key)
+    if await asyncio.to_thread(kept.exists):
+        return FileResponse(kept, media_type="image/png", headers=headers)
+    order = Order(
+        picture=picture.path,
+        asked=UpscaleParameters(**asked.model_dump()),
+        scratch=await closing.enter_async_context(services.scratch()),
+        deadline=deadline,
+        box=picture.bbox if asked.trim else None,
+        keep=key,
+        headers=headers,
+    )
+    return await answer_enlarged(order, services, closing)
+
+
+def asked_size(asked: PrintQuery) -> SizeParameters | None:
+    """The size of the print that is asked for, None where the cut-out itself is."""
+    named = asked.model_fields_set & SizeParameters.model_fields.keys()
+    return size_of(asked) if named or asked.print else None
+
+
+def size_of(asked: SizeParameters) -> SizeParameters:
+    """The size alone out of parameters that hold more."""
+    return SizeParameters(**asked.model_dump(include=set(SizeParameters.model_fields)))
+
+
+def print_digest(asked: SizeParameters) -> str:
+    """A short name for one way to enlarge."""
+    return hashlib.sha256(asked.model_dump_json().encode()).hexdigest()[:16]
+
+
+def shown(record: ShotRecord, base_url: str) -> ShotRecord:
+    """The record with its prints, and with absolute links where the service knows its address."""
+    results = [_with_print(entry, record) for entry in record.results]
+    if base_url:
+        results = [_with_link(entry, base_url) for entry in results]
     return record.model_copy(update={"results": results})
 
 
@@ -96,12 +157,40 @@ def render_preview(path: Path, longest_side: int) -> bytes:
     return out.getvalue()
 
 
-def _with_link(entry: ResultEntry, base_url: str) -> ResultEntry:
-    if entry.url is None or entry.preview_url is None:
+def _with_print(entry: ResultEntry, record: ShotRecord) -> ResultEntry:
+    if record.prints is None or not (entry.url and entry.width and entry.height):
         return entry
-    links = {"url": base_url + entry.url, "preview_url": base_url + entry.preview_url}
+    left, top, right, bottom = (record.prints.trim and entry.bbox) or (
+        *(0, 0),
+        *(entry.width, entry.height),
+    )
+    try:
+        report = size_for(right - left, bottom - top, record.prints).report()
+    except errors.ScaleOutOfRange as refusal:
+        return entry.model_copy(update={"print_problem": refusal.detail})
+    wishes = record.prints.model_dump(mode="json", exclude_defaults=True)
+    query = urlencode({"print": 1, **{name: _in_query(wish) for name, wish in wishes.items()}})
+    update = {
+        "print_url": f"{entry.url}?{query}",
+        "print_width": report.width,
+        "print_height": report.height,
+        "print": report,
+    }
+    return entry.model_copy(update=update)
+
+
+def _in_query(wish: object) -> object:
+    return int(wish) if isinstance(wish, bool) else wish
+
+
+def _with_link(entry: ResultEntry, base_url: str) -> ResultEntry:
+    links = {
+        name: base_url + link
+        for name in ("url", "preview_url", "print_url")
+        if (link := getattr(entry, name)) is not None
+    }
     return entry.model_copy(update=links)
 
 
-def _etag(picture: StoredPicture, preview: int | None) -> str:
-    return f'"{picture.sha256}"' if preview is None else f'"{picture.sha256}-{preview}"'
+def _etag(picture: StoredPicture, variant: int | str | None) -> str:
+    return f'"{picture.sha256}"' if variant is None else f'"{picture.sha256}-{variant}"'

@@ -9,30 +9,50 @@ import base64
 import binascii
 import contextlib
 import json
-import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
+from fastapi import Depends
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from models.errors import (
     EmptyFile,
     FileTooLarge,
+    ImageDownloadFailed,
+    ImageTruncated,
+    ImageUrlRefused,
     InsufficientStorage,
     InvalidParameter,
     MissingSource,
     MultipleSources,
+    UnreadableImage,
     UnsupportedMediaType,
 )
+from routers.dependencies import ServicesDep
 from routers.multipart import MAX_FIELD_BYTES, Body, FormReader, too_large
 from services.container import Services
-from utils import disk
+from services.room import full_disk_said
+
+INTAKE_ERRORS = (
+    MissingSource,
+    MultipleSources,
+    EmptyFile,
+    ImageUrlRefused,
+    InvalidParameter,
+    FileTooLarge,
+    UnsupportedMediaType,
+    UnreadableImage,
+    ImageTruncated,
+    ImageDownloadFailed,
+    InsufficientStorage,
+)
+"""What can be wrong with a picture on its way in."""
 
 URL_FIELD = "image_url"
 BASE64_FIELD = "image_base64"
@@ -62,17 +82,22 @@ async def receive(request: Request, services: Services) -> AsyncIterator[Submiss
     Raises MissingSource, MultipleSources, EmptyFile, FileTooLarge, UnsupportedMediaType,
     InvalidParameter, ImageUrlRefused, ImageDownloadFailed or InsufficientStorage.
     """
-    folder = services.uploads / secrets.token_hex(8)
-    await asyncio.to_thread(folder.mkdir)
-    try:
-        with _full_disk_said():
+    async with services.scratch() as folder:
+        with full_disk_said("uploads"):
             body = await _read_body(request, services, folder)
             received_at = time.monotonic()
             body.parameters = {**request.query_params, **body.parameters}
             picture = await _one_picture(body, services, folder)
         yield Submission(picture, body.parameters, received_at)
-    finally:
-        await asyncio.to_thread(_remove, folder)
+
+
+async def _submission(request: Request, services: ServicesDep) -> AsyncIterator[Submission]:
+    async with receive(request, services) as submission:
+        yield submission
+
+
+SubmissionDep = Annotated[Submission, Depends(_submission)]
+"""The request's picture, until its answer has gone out."""
 
 
 async def _read_body(request: Request, services: Services, folder: Path) -> Body:
@@ -215,19 +240,3 @@ def _not_empty(picture: Path) -> Path:
     if picture.stat().st_size == 0:
         raise EmptyFile("The file has no bytes.")
     return picture
-
-
-@contextlib.contextmanager
-def _full_disk_said() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if disk.is_full(error):
-            raise InsufficientStorage("There is no room left for uploads.") from error
-        raise
-
-
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -33,7 +34,9 @@ from services.local_rembg import NETWORKS, LocalRembg
 from services.providers import Providers, open_providers
 from services.remover import BackgroundRemover
 from services.results import ResultStore
+from services.room import Room
 from services.shotgun import Shotgun
+from services.upscaler import Upscaler
 from services.weights import WeightsStore
 from services.workers import Workers
 from utils import memory
@@ -50,6 +53,7 @@ class Services:
 
     version: str
     shotgun: Shotgun
+    upscaler: Upscaler
     results: ResultStore
     workers: Workers
     fetcher: Fetcher
@@ -60,9 +64,20 @@ class Services:
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
+    client_stall_s: float
     public_base_url: str
     granted_bytes: int | None
     started_at: float
+
+    @asynccontextmanager
+    async def scratch(self) -> AsyncIterator[Path]:
+        """A folder for one request's files, gone when the request is."""
+        folder = self.uploads / secrets.token_hex(8)
+        await asyncio.to_thread(folder.mkdir)
+        try:
+            yield folder
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def uptime_s(self) -> float:
         return round(time.monotonic() - self.started_at, 3)
@@ -143,6 +158,7 @@ async def open_services(
         yield Services(
             version=version,
             shotgun=shotgun,
+            upscaler=_upscaler(settings, workers, uploads),
             results=results,
             workers=workers,
             fetcher=_fetcher(settings),
@@ -153,6 +169,7 @@ async def open_services(
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
+            client_stall_s=settings.work.client_stall_s,
             public_base_url=settings.storage.public_base_url,
             granted_bytes=granted,
             started_at=time.monotonic(),
@@ -168,6 +185,15 @@ def _providers(
         workers=workers,
         temp_dir=uploads,
         data_dir=storage.data_dir or storage.temp_dir / "data",
+    )
+
+
+def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
+    return Upscaler(
+        workers=workers,
+        room=Room(uploads, settings.storage.min_free_disk_mb * MIB),
+        memory_bytes=settings.work.upscale_memory_mb * MIB,
+        max_file_bytes=settings.storage.result_quota_mb * MIB,
     )
 
 

@@ -20,23 +20,31 @@ from utils.pictures import CutShort, Header, PictureError, UnknownFormat
 _FORMATS_HINT = "Send a PNG, JPEG, WebP, TIFF, BMP or GIF."
 
 
+def inspect(path: Path, *, max_pixels: int | None = None) -> Header:
+    """The header of a whole picture; the refusals come in the order of their cost.
+
+    Empty, unknown format, too many pixels (from the header), cut short (from the container's
+    structure).
+    """
+    if path.stat().st_size == 0:
+        raise EmptyFile("The image file is empty.")
+    with refusals():
+        header = read_header(path)
+    if max_pixels is not None:
+        _check_pixels(header, max_pixels=max_pixels)
+    _check_complete(header)
+    return header
+
+
 def decode(path: Path, *, max_pixels: int) -> SourceImage:
     """The picture in a file, upright and in sRGB.
 
-    CPU work: seconds for a large picture, so it belongs in the worker pool. The refusals come in
-    the order of their cost: empty, unknown format, too many pixels (from the header), cut short
-    (from the container's structure), and only then what the pixels reveal.
+    CPU work: seconds for a large picture, so it belongs in the worker pool.
     """
-    size = path.stat().st_size
-    if size == 0:
-        raise EmptyFile("The image file is empty.")
-    with _refusals():
-        header = read_header(path)
-    _check_pixels(header, max_pixels=max_pixels)
-    _check_complete(header)
-    with _refusals():
+    header = inspect(path, max_pixels=max_pixels)
+    with refusals():
         rgb, alpha = read_pixels(path, header=header)
-    return SourceImage(rgb, alpha, header.format, size, _sha256(path))
+    return SourceImage(rgb, alpha, header.format, path.stat().st_size, _sha256(path))
 
 
 def _check_pixels(header: Header, *, max_pixels: int) -> None:
@@ -62,7 +70,7 @@ def _truncated(name: str | None) -> ImageTruncated:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """The imaging's exceptions as the service's."""
     try:
         yield

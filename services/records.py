@@ -8,7 +8,7 @@ import numpy as np
 
 from models.images import Cutout, Flag, Pixels, SourceImage
 from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
-from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord
+from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord, SizeParameters
 from services.results import ResultStore, StoredPicture
 from utils.clock import Stopwatch, utc_now
 from utils.png import rgba_strips, write_png
@@ -34,10 +34,16 @@ class Shot:
     """One shot's entries as they fill in."""
 
     def __init__(
-        self, image: SourceImage, models: tuple[ModelId, ...], results: ResultStore
+        self,
+        image: SourceImage,
+        models: tuple[ModelId, ...],
+        results: ResultStore,
+        *,
+        prints: SizeParameters | None = None,
     ) -> None:
         self.request_id = secrets.token_hex(16)
         self._results = results
+        self._prints = prints
         self._image = image_info(image)
         self._created_at = utc_now()
         self._watch = Stopwatch()
@@ -55,6 +61,7 @@ class Shot:
             cost_usd=sum(entry.cost_usd or 0.0 for entry in entries),
             latency_ms=self._watch.ms(),
             expires_at=self._results.expires_at(self._created_at),
+            prints=self._prints,
         )
 
     async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> None:

@@ -8,8 +8,10 @@ import asyncio
 import hashlib
 import logging
 import os
+import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,13 +21,12 @@ from pydantic import ValidationError
 from models.errors import FailureCode, InsufficientStorage, ResultNotFound
 from models.schemas import ModelId, ResultEntry, ResultError, ShotRecord
 from services.catalogue import PAID
-from utils import disk
+from services.room import Room, full_disk_said
 from utils.clock import utc_now
 
 _log = logging.getLogger(__name__)
 
 _RECORD = "record.json"
-_MIB = 1024 * 1024
 _INTERRUPTED = ResultError(
     code=FailureCode.CANCELLED,
     message="The service was stopped before this model had finished.",
@@ -41,11 +42,21 @@ _PERHAPS_CHARGED = ResultError(
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """A PNG on disk: its path, size in bytes and SHA-256 (hex)."""
+    """A PNG on disk: its path, size in bytes, SHA-256 (hex), and the box of what is visible."""
 
     path: Path
     bytes: int
     sha256: str
+    bbox: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrintKey:
+    """One enlarged cut-out of a shot; `asked` is a digest of how it was asked for (hex)."""
+
+    request_id: str
+    model: ModelId
+    asked: str
 
 
 class ResultStore:
@@ -57,7 +68,7 @@ class ResultStore:
         self._folder = folder
         self._ttl = ttl
         self._quota_bytes = quota_bytes
-        self._min_free_bytes = min_free_bytes
+        self._room = Room(folder, min_free_bytes)
         # when each shot is to be forgotten, oldest first
         self._expiry: dict[str, datetime] = {}
 
@@ -69,16 +80,9 @@ class ResultStore:
             self._expiry[record.request_id] = record.expires_at
         self.sweep()
 
-    def check_room(self) -> None:
-        """Raises InsufficientStorage, with the numbers, when the disk is nearly full."""
-        free = shutil.disk_usage(self._folder).free
-        if free < self._min_free_bytes:
-            raise InsufficientStorage(
-                f"{free // _MIB} MiB of disk are free and {self._min_free_bytes // _MIB} MiB "
-                "must stay free.",
-                limit=self._min_free_bytes,
-                actual=free,
-            )
+    def check_room(self, needed_bytes: int = 0) -> None:
+        """Raises InsufficientStorage, with the numbers, where they would not fit on the disk."""
+        self._room.check(needed_bytes)
 
     def expires_at(self, created_at: datetime) -> datetime:
         return created_at + self._ttl
@@ -89,12 +93,8 @@ class ResultStore:
 
     async def create(self, record: ShotRecord) -> None:
         """Raises InsufficientStorage where the disk is full."""
-        try:
+        with full_disk_said("results"):
             await asyncio.to_thread(self._create, record)
-        except OSError as error:
-            if disk.is_full(error):
-                raise InsufficientStorage("There is no room left for results.") from error
-            raise
         self._expiry[record.request_id] = record.expires_at
 
     async def save(self, record: ShotRecord) -> None:
@@ -117,7 +117,8 @@ class ResultStore:
         entry = next((each for each in record.results if each.model == model), None)
         if entry is None or entry.sha256 is None or entry.bytes is None:
             raise ResultNotFound(f"Shot {request_id} holds no cut-out of {model}.")
-        return StoredPicture(self._picture(request_id, model), entry.bytes, entry.sha256)
+        path = self._picture(request_id, model)
+        return StoredPicture(path, entry.bytes, entry.sha256, entry.bbox)
 
     def write_picture(
         self, request_id: str, model: ModelId, pieces: Iterable[bytes]
@@ -133,6 +134,45 @@ class ResultStore:
         partial.replace(path)
         self._make_room(keep=request_id)
         return StoredPicture(path, size, digest.hexdigest())
+
+    def print_path(self, key: PrintKey) -> Path:
+        """Where a print is, if it was kept."""
+        return self._home(key.request_id) / f"{key.model}.print-{key.asked}.png"
+
+    def may_keep(self, size: int) -> bool:
+        """Whether a file of about `size` bytes fits into the quota and on the disk."""
+        try:
+            self.check_room(size)
+        except InsufficientStorage:
+            return False
+        return size <= self._quota_bytes
+
+    async def keep_print(
+        self, key: PrintKey, pieces: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
+        """The same pieces on their way to a client; when all have passed, the print is kept.
+
+        A disk that fills up, or a shot that is deleted meanwhile, costs the client nothing.
+        """
+        target = self.print_path(key)
+        partial = target.with_name(f"{target.stem}.{secrets.token_hex(4)}.part")
+        keeping = True
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    keeping = keeping and await asyncio.to_thread(_appended, partial, piece)
+                    yield piece
+            if keeping:
+                await asyncio.to_thread(self._adopt, partial, target, key)
+        finally:
+            await asyncio.to_thread(partial.unlink, missing_ok=True)
+
+    def _adopt(self, partial: Path, target: Path, key: PrintKey) -> None:
+        try:
+            partial.replace(target)
+        except FileNotFoundError:
+            return
+        self._make_room(keep=key.request_id)
 
     async def delete(self, request_id: str) -> None:
         if not self.holds(request_id):
@@ -199,6 +239,17 @@ class ResultStore:
     def _forget(self, request_id: str) -> None:
         self._expiry.pop(request_id, None)
         _remove(self._home(request_id))
+
+
+def _appended(path: Path, piece: bytes) -> bool:
+    """False where the disk is full or the folder gone."""
+    try:
+        with path.open("ab") as file:
+            file.write(piece)
+    except OSError as error:
+        _log.warning("print_not_kept", extra={"reason": error.strerror})
+        return False
+    return True
 
 
 def _interrupted(record: ShotRecord) -> ShotRecord:

@@ -24,7 +24,7 @@ from models.errors import (
 )
 from models.images import SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded
-from models.schemas import LatencyInfo, ModelId, ModelStatus, ShotRecord
+from models.schemas import LatencyInfo, ModelId, ModelStatus, ShotRecord, SizeParameters
 from services.admission import Gate
 from services.intake import decode
 from services.records import Shot, Stored, store_cutout
@@ -45,11 +45,15 @@ _SKIP_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one shot asks: the models in their fixed order, the options, when to answer."""
+    """What one shot asks: the models in their fixed order, the options, when to answer.
+
+    `prints` is how its cut-outs are to be enlarged, if they are.
+    """
 
     models: tuple[ModelId, ...]
     options: RemovalOptions
     deadline: Deadline
+    prints: SizeParameters | None = None
 
 
 class Shotgun:
@@ -89,7 +93,7 @@ class Shotgun:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._gate.slot(plan.deadline))
             image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
-            shot = Shot(image, plan.models, self._results)
+            shot = Shot(image, plan.models, self._results, prints=plan.prints)
             await self._results.create(shot.record())
             work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
         await asyncio.wait({work}, timeout=plan.deadline.remaining_s())

@@ -20,6 +20,10 @@ class Deadline:
         """This moment, or `seconds` from now, whichever comes first."""
         return min(self, Deadline.after(seconds), key=lambda each: each.at)
 
+    def later(self, seconds: float) -> "Deadline":
+        """This moment, or `seconds` from now, whichever comes last."""
+        return max(self, Deadline.after(seconds), key=lambda each: each.at)
+
     def remaining_s(self) -> float:
         return max(0.0, self.at - time.monotonic())
 

@@ -96,7 +96,15 @@ def _walk_png(file: FileBytes) -> Header:
         depth=depth,
         spans=_joined(spans),
         icc=_png_profile(extras.get(b"iCCP", b"")),
+        by_rows=True,
+        held_bytes=width * height * _png_pixel_bytes(file) if file[28] else 0,
     )
+
+
+def _png_pixel_bytes(file: FileBytes) -> int:
+    """Bytes a pixel in a reader's hands; a palette and a transparent colour are written out."""
+    depth, colour_type = file[24], file[25]
+    return _PNG_CHANNELS.get(colour_type, 4) * (2 if depth == 16 else 1)
 
 
 def _png_chunks(file: FileBytes) -> Iterator[tuple[bytes, int, int]]:
@@ -152,11 +160,14 @@ def _walk_jpeg(file: FileBytes) -> Header:
     spans: list[Span] = []
     frame = b""
     orientation = 1
-    complete = False
+    scans = 0
+    progressive = complete = False
     for marker, start, stop in _jpeg_segments(file):
         segment = file[start + 4 : stop] if marker else b""
+        scans += marker == 0xDA
         if marker in _JPEG_FRAMES:
             frame = frame or segment
+            progressive = marker not in _JPEG_SEQUENTIAL
         elif marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             orientation = exif_orientation(segment)
         if marker not in _JPEG_METADATA:
@@ -170,7 +181,19 @@ def _walk_jpeg(file: FileBytes) -> Header:
         complete=complete,
         orientation=orientation,
         spans=_joined(spans),
+        by_rows=True,
+        held_bytes=_jpeg_coefficient_bytes(frame) if progressive or scans > 1 else 0,
     )
+
+
+def _jpeg_coefficient_bytes(frame: bytes) -> int:
+    """What libjpeg keeps of a picture of several scans: 16 bits a sample, as subsampled."""
+    height, width, count = struct.unpack(">HHB", frame[1:6])
+    factors = [(each >> 4, each & 15) for each in frame[7 : 6 + 3 * count : 3]]
+    across = max((h for h, _ in factors), default=1) or 1
+    down = max((v for _, v in factors), default=1) or 1
+    samples = width * height * sum(h * v for h, v in factors) // (across * down)
+    return 2 * int(samples)
 
 
 def _jpeg_segments(file: FileBytes) -> Iterator[tuple[int, int, int]]:
@@ -209,7 +232,15 @@ def _walk_webp(file: FileBytes) -> Header:
     (size,) = struct.unpack("<I", file[4:8])
     width, height = _WEBP_SIZES[file[12:16]](file)
     complete = len(file) >= size + 8
-    return Header(format="WEBP", width=width, height=height, complete=complete, orientation=0)
+    return Header(
+        format="WEBP",
+        width=width,
+        height=height,
+        complete=complete,
+        orientation=0,
+        by_rows=True,
+        held_bytes=_WEBP_PIXEL_BYTES * width * height,
+    )
 
 
 def _vp8_size(file: FileBytes) -> tuple[int, int]:
@@ -346,7 +377,12 @@ _MOST_SEGMENTS = 1 << 16
 _MOST_SCANS = 128  # a progressive JPEG has about ten; each costs a pass over all its pixels
 
 _PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+# bytes a pixel that libwebp and libvips hold between them (8.1 measured, lossy and lossless)
+_WEBP_PIXEL_BYTES = 9
+# colour types 0 grey, 2 RGB, 4 grey and alpha; palettes (3) become RGBA
+_PNG_CHANNELS = {0: 2, 2: 4, 4: 2}
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_JPEG_SEQUENTIAL = {0xC0, 0xC1}
 # APP1 and APP3 to APP13, comments; APP0 (JFIF), APP2 (ICC) and APP14 (Adobe's inks) tell colour
 _JPEG_METADATA = {0xE1, *range(0xE3, 0xEE), 0xEF, 0xFE}
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

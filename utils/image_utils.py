@@ -171,9 +171,9 @@ def _decode(file: IO[bytes], *, header: Header) -> tuple[Bytes8, Bytes8 | None]:
         mask = None if opaque else np.empty((height, width), np.uint8)
         for top, strip in _strips(picture):
             rows = slice(top, top + strip.height)
-            _as_stored(rgb, orientation=orientation)[rows] = colour.pixels(strip)
+            as_stored(rgb, orientation=orientation)[rows] = colour.pixels(strip)
             if mask is not None:
-                _as_stored(mask, orientation=orientation)[rows] = alpha.pixels(strip)
+                as_stored(mask, orientation=orientation)[rows] = alpha.pixels(strip)
     return rgb, mask if mask is not None and mask.min() < 255 else None
 
 
@@ -184,7 +184,7 @@ def _strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, picture.crop((0, top, picture.width, min(top + rows, picture.height)))
 
 
-def _as_stored(upright: Bytes8, *, orientation: int) -> Bytes8:
+def as_stored(upright: Bytes8, *, orientation: int) -> Bytes8:
     """A view of an upright array in the rows and columns of the file (EXIF 2.32, tag 0x0112)."""
     return {
         1: upright,

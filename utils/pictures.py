@@ -37,6 +37,9 @@ class Header:
     (start, stop) byte ranges that make pixels, None for the whole file. `depth` is bits a sample
     where it is known, `inverted` says that 16-bit and float samples count from white.
     `largest_buffer` is the pixels a reader will hold at once (a TIFF's tile may exceed its image).
+
+    `by_rows` says that a row reader (`utils/rows.py`) understands the file; `held_bytes` is what
+    the decoder then keeps in memory all the same, 0 where rows come out as they are read.
     """
 
     format: str
@@ -49,6 +52,8 @@ class Header:
     spans: tuple[Span, ...] | None = None
     icc: bytes | None = None
     largest_buffer: int = 0
+    by_rows: bool = False
+    held_bytes: int = 0
 
     @property
     def pixels(self) -> int:

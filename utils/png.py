@@ -166,7 +166,7 @@ def write_png(  # noqa: PLR0913 - three are the header, all but one are keywords
         ValueError: at once for an impossible header; from the iterator for a strip that does not
             fit it or for too many or too few rows.
     """
-    head = _head(width=width, height=height, channels=channels, dpi=dpi)
+    head = png_head(width=width, height=height, channels=channels, dpi=dpi)
     rows = _checked_rows(strips, width=width, height=height, channels=channels)
     encoded = (
         encode_block(b, compression=compression) for b in cut_blocks(rows, channels=channels)
@@ -209,9 +209,13 @@ def rgba_strips(rgb: Bytes, alpha: Bytes, *, rows: int = 64) -> Iterator[Bytes]:
     )
 
 
-def cut_blocks(rows: Iterable[Bytes], *, channels: int) -> Iterator[Block]:
-    """The same rows, (n, width * channels) each, regrouped into blocks of one size."""
-    above: Bytes | None = None
+def cut_blocks(
+    rows: Iterable[Bytes], *, channels: int, above: Bytes | None = None
+) -> Iterator[Block]:
+    """The same rows, (n, width * channels) each, regrouped into blocks of one size.
+
+    `above` is the row before the first, (width * channels,), None at the picture's top.
+    """
     for taken in _regroup(rows):
         yield Block(taken, np.zeros_like(taken[0]) if above is None else above, channels)
         above = taken[-1].copy()
@@ -230,11 +234,26 @@ def encode_as(block: Block, *, recipe: Recipe) -> EncodedBlock:
 
 def join_blocks(blocks: Iterable[EncodedBlock]) -> Iterator[bytes]:
     """One IDAT chunk a block, in order, and what ends the zlib stream and the file."""
-    prefix, adler = _ZLIB_HEADER, 1
+    body = PngBody()
     for block in blocks:
-        yield _chunk(b"IDAT", prefix + block.deflated)
-        prefix, adler = b"", _combine_adler(adler, block)
-    yield _chunk(b"IDAT", _LAST_BLOCK + struct.pack(">I", adler)) + _chunk(b"IEND", b"")
+        yield body.chunk(block)
+    yield body.end()
+
+
+class PngBody:
+    """What follows a PNG's head, as its blocks come in: chunks in order, then `end`."""
+
+    def __init__(self) -> None:
+        self._prefix = _ZLIB_HEADER
+        self._adler = 1
+
+    def chunk(self, block: EncodedBlock) -> bytes:
+        prefix, self._prefix = self._prefix, b""
+        self._adler = _combine_adler(self._adler, block)
+        return _chunk(b"IDAT", prefix + block.deflated)
+
+    def end(self) -> bytes:
+        return _chunk(b"IDAT", _LAST_BLOCK + struct.pack(">I", self._adler)) + _chunk(b"IEND", b"")
 
 
 def choose_recipe(block: Block, *, compression: Compression) -> Recipe:
@@ -418,7 +437,8 @@ def _checked_rows(
         raise ValueError(f"the strips have {missing} of {height} rows too few")
 
 
-def _head(*, width: int, height: int, channels: int, dpi: float | None) -> bytes:
+def png_head(*, width: int, height: int, channels: int, dpi: float | None = None) -> bytes:
+    """Signature, IHDR, sRGB and, with `dpi`, pHYs. Raises ValueError for an impossible header."""
     if not (1 <= width <= _MAX_UINT31 and 1 <= height <= _MAX_UINT31):
         raise ValueError(f"a PNG cannot be {width} x {height}")
     if channels not in _COLOUR_TYPES:

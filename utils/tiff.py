@@ -26,7 +26,35 @@ def walk_tiff(file: FileBytes) -> Header:
         depth=page.number(0x102, default=1),
         inverted=page.number(0x106, default=1) == 0,
         largest_buffer=page.number(0x142, default=0) * page.number(0x143, default=0),
+        by_rows=_is_plain(page),
+        held_bytes=_held_bytes(page),
     )
+
+
+def _is_plain(page: "_Page") -> bool:
+    """Grey or RGB in 8 or 16 bits, one plane, alpha straight if any: read alike by everybody."""
+    bits, extra = page.numbers(0x102), page.numbers(0x152)
+    channels = {1: 1, 2: 3}.get(page.number(0x106, default=0), 0)
+    return (
+        page.number(0x103, default=1) in _PLAIN_COMPRESSIONS
+        and page.number(0x11C, default=1) == 1
+        and page.number(0x153, default=1) == 1
+        and set(bits.tolist()) in ({8}, {16})
+        and channels > 0
+        and page.number(0x115, default=1) == channels + len(extra)
+        and extra.tolist() in ([], [2])
+    )
+
+
+def _held_bytes(page: "_Page") -> int:
+    """A compressed strip or a row of tiles, unpacked; libtiff reads bare strips piecemeal."""
+    tile_rows, height = page.number(0x143, default=0), page.number(0x101, default=0)
+    if tile_rows == 0 and page.number(0x103, default=1) == 1:
+        return 0
+    rows = tile_rows or min(page.number(0x116, default=height), height)
+    width = max(page.number(0x100, default=0), page.number(0x142, default=0))
+    pixel_bytes = page.number(0x115, default=1) * page.number(0x102, default=1) // 8
+    return rows * width * pixel_bytes
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -162,6 +190,8 @@ class _Page:
 _MOST_FIELDS = 4096
 _MOST_PAGES = 4096
 
+# none, LZW, Deflate (two numbers), PackBits
+_PLAIN_COMPRESSIONS = (1, 5, 8, 32946, 32773)
 # offsets and byte counts of strips, of tiles, of a JPEG thumbnail
 _PIXEL_RANGES = ((0x111, 0x117), (0x144, 0x145), (0x201, 0x202))
 # bytes a value of each type takes (1 where not named), and the types that are whole numbers
