@@ -18,6 +18,7 @@ serve: setup
 	@.venv/bin/uvicorn main:app --port $(PORT)
 
 test: setup
+	@bash scripts/test_tools.sh
 	@$(PY) -m scripts.weights || echo "!! no ISNet weights: the tests that need them will be skipped"
 	@$(PY) -m pytest
 

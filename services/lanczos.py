@@ -21,7 +21,8 @@ from PIL import Image
 
 from models.images import Pixels
 
-_REACH = 3  # source rows that Lanczos-3 sees to either side when it enlarges
+REACH = 3
+"""Source pixels that Lanczos-3 sees to either side when it enlarges."""
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
 
@@ -41,8 +42,9 @@ class Resizing:
 
     @property
     def reach(self) -> int:
-        """Source rows that a row of the result depends on, to either side."""
-        return _REACH * max(1, math.ceil(self.source_height / self.height))
+        """Source rows that a strip depends on to either side, counting those of the row above."""
+        shrunk = self.source_height / self.height
+        return REACH * max(1, math.ceil(shrunk)) + max(1, math.floor(shrunk))
 
     @property
     def step(self) -> tuple[int, int]:

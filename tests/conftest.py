@@ -108,6 +108,19 @@ def _wait_until_alive(port: int) -> None:
         client.get(f"http://127.0.0.1:{port}/health").raise_for_status()
 
 
+def problem(response: httpx.Response, status: int, code: str) -> dict[str, object]:
+    """The problem in `response`, checked for the shape every error has."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, object] = response.json()
+    assert body["code"] == code
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert isinstance(body["retryable"], bool)
+    assert body["detail"]
+    return body
+
+
 def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")

@@ -19,7 +19,8 @@ from zlib_ng import zlib_ng
 
 from utils.png import Compression
 
-_CLASSIC_BYTES = (1 << 32) - (1 << 24)  # what classic offsets reach, less room for the directory
+CLASSIC_BYTES = (1 << 32) - (1 << 24)
+"""What the offsets of a classic TIFF reach, less room for its directory."""
 _SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 3, 4, 5, 7, 16
 _SIZES = {_SHORT: "H", _LONG: "I", _RATIONAL: "II", _UNDEFINED: "B", _LONG8: "Q"}
 
@@ -36,7 +37,8 @@ def deflate_strip(rows: NDArray[np.uint8], *, compression: Compression) -> bytes
 class TiffWriter:
     """A one-page TIFF on `file`: add every strip in order, then `finish`.
 
-    `channels` is 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA (alpha straight, colours sRGB).
+    `channels` is 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA (alpha straight, colours sRGB). A picture
+    of more than `classic_bytes` becomes a BigTIFF.
     """
 
     def __init__(  # noqa: PLR0913 - the fields of the directory, all but one keywords
@@ -48,9 +50,10 @@ class TiffWriter:
         channels: int,
         rows_per_strip: int,
         dpi: float,
+        classic_bytes: int = CLASSIC_BYTES,
     ) -> None:
         self._file = file
-        self._big = width * height * channels > _CLASSIC_BYTES
+        self._big = width * height * channels > classic_bytes
         self._offsets: list[int] = []
         self._lengths: list[int] = []
         density = Fraction(dpi).limit_denominator(1000)

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from models.errors import FailureCode, RemoverError, RemoverUnavailable
 from models.schemas import ModelId
-from tests.conftest import DATA, Server, artwork, png_bytes, serving
+from tests.conftest import DATA, Server, artwork, png_bytes, problem, serving
 from tests.fakes import FakeRemover, unavailable
 
 ISNET, KNOCKOUT = ModelId.LOCAL_ISNET, ModelId.LOCAL_KNOCKOUT
@@ -31,19 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         max_megapixels=0.6,
     ) as server:
         yield server
-
-
-def problem(response: httpx.Response, status: int, code: str) -> dict[str, object]:
-    """The problem in `response`, checked for the shape every error has."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, object] = response.json()
-    assert body["code"] == code
-    assert body["status"] == status
-    assert body["request_id"] == response.headers["x-request-id"]
-    assert isinstance(body["retryable"], bool)
-    assert body["detail"]
-    return body
 
 
 def test_a_shot_answers_with_one_entry_per_default_model_in_the_fixed_order(

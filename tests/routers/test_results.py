@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Server, artwork, serving
-from tests.routers.test_background import problem
+from tests.conftest import Server, artwork, problem, serving
 
 NOBODY = "0" * 32
 
