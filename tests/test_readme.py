@@ -43,9 +43,8 @@ def test_every_block_is_run_by_something() -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="NO CURL: README examples not run")
 @pytest.mark.parametrize("block", CURL, ids=lambda block: block.split()[-1])
 def test_the_curl_examples_work(server: Server, tmp_path: Path, block: str) -> None:
-    commands = block.replace("http://localhost:8000", server.url).replace(
-        "cutout.png", str(tmp_path / "cutout.png")
-    )
+    commands = block.replace("http://localhost:8000", server.url)
+    commands = re.sub(r"-o (\S+)", rf"-o {tmp_path}/\1", commands)
     done = subprocess.run(
         ["bash", "-euc", commands],
         cwd=ROOT,
@@ -55,10 +54,10 @@ def test_the_curl_examples_work(server: Server, tmp_path: Path, block: str) -> N
         check=True,
     )
     assert '"code"' not in done.stdout
-    if "cutout.png" in block:
-        assert (tmp_path / "cutout.png").read_bytes().startswith(b"\x89PNG")
-    else:
-        assert done.stdout.startswith("{")
+    pictures = re.findall(r"-o (\S+)", block)
+    for name in pictures:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert pictures or done.stdout.startswith("{")
 
 
 @pytest.mark.setup
