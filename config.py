@@ -161,7 +161,10 @@ class WorkSettings(Group):
     """How much at once, and for how long."""
 
     max_concurrent_jobs: int = Field(
-        4, ge=1, le=64, description="Requests being worked on at once; a shot counts once."
+        4,
+        ge=1,
+        le=64,
+        description="Shots being worked on at once; as many enlargements go on beside them.",
     )
     queue_limit: int = Field(
         32, ge=0, le=10_000, description="Requests that may wait; the next one is told 503."

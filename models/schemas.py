@@ -252,7 +252,8 @@ class Readiness(BaseModel):
     ready: bool
     models: dict[ModelId, "ModelReadiness"]
     memory: "MemoryInfo"
-    queue: "QueueInfo"
+    queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")
+    printing: "QueueInfo" = Field(description="Enlargements: their clients may be slow.")
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 

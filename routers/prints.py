@@ -71,7 +71,7 @@ async def answer_enlarged(order: Order, services: Services, closing: AsyncExitSt
     """
     try:
         async with asyncio.timeout(order.deadline.remaining_s()):
-            await closing.enter_async_context(services.gate.slot(order.deadline))
+            await closing.enter_async_context(services.printing_gate.slot(order.deadline))
             work = await services.upscaler.open(
                 order.picture, order.asked, scratch=order.scratch, box=order.box
             )

@@ -39,7 +39,7 @@ from services.shotgun import Shotgun
 from services.upscaler import Upscaler
 from services.weights import WeightsStore
 from services.workers import Workers
-from utils import memory
+from utils import heap, memory
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Services:
     workers: Workers
     fetcher: Fetcher
     gate: Gate
+    printing_gate: Gate
     removers: Mapping[ModelId, BackgroundRemover]
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
@@ -90,7 +91,8 @@ class Services:
             memory=MemoryInfo(
                 granted_mb=_mib(self.granted_bytes), resident_mb=_mib(memory.resident_bytes())
             ),
-            queue=self._queue(),
+            queue=_queue(self.gate),
+            printing=_queue(self.printing_gate),
             pillow=PIL.__version__,
         )
 
@@ -101,14 +103,6 @@ class Services:
         now = self.removers[model].availability()
         return ModelReadiness(
             status=now.status, reason=now.reason, sandbox=True if now.sandbox else None
-        )
-
-    def _queue(self) -> QueueInfo:
-        return QueueInfo(
-            running=self.gate.running,
-            running_limit=self.gate.running_limit,
-            waiting=self.gate.waiting,
-            waiting_limit=self.gate.queue_limit,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -134,6 +128,7 @@ async def open_services(
 
     `stand_ins` take the place of the removers of the same id.
     """
+    heap.keep(32 * MIB, idle_bytes=64 * MIB)  # a strip's arrays are a few MiB each
     async with AsyncExitStack() as stack:
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
@@ -144,7 +139,10 @@ async def open_services(
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
         work = settings.work
-        gate = Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
+        gate, printing_gate = (
+            Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
+            for _ in range(2)
+        )
         shotgun = Shotgun(
             removers=removers,
             results=results,
@@ -163,6 +161,7 @@ async def open_services(
             workers=workers,
             fetcher=_fetcher(settings),
             gate=gate,
+            printing_gate=printing_gate,
             removers=removers,
             default_models=default_models(knockout=settings.local.knockout_enabled),
             ledger=providers.ledger,
@@ -285,6 +284,15 @@ async def _prepare(remover: LocalRembg) -> None:
         if remover.availability().status is ModelStatus.READY:
             return
         await asyncio.sleep(_RETRY_WEIGHTS_EVERY_S)
+
+
+def _queue(gate: Gate) -> QueueInfo:
+    return QueueInfo(
+        running=gate.running,
+        running_limit=gate.running_limit,
+        waiting=gate.waiting,
+        waiting_limit=gate.queue_limit,
+    )
 
 
 def _dollars(amount: Decimal | None) -> float | None:

@@ -113,10 +113,10 @@ class Strip:
             first = self.rows.start - above - self.source.start
             return window[first : first + above + len(self.rows)]
         across = _across(_picture(window), self.resizing.width)
-        resized = self._down(across, above=above)
-        mode = _MODES[window.shape[2]]
-        pixels: Pixels = np.asarray(resized if resized.mode == mode else resized.convert(mode))
-        return pixels.reshape(*pixels.shape[:2], window.shape[2])
+        resized, cut = self._down(across, above=above)
+        return _pixels(
+            resized, first=cut, rows=above + len(self.rows), mode=_MODES[window.shape[2]]
+        )
 
     def nearest_rows(self) -> NDArray[np.intp]:
         """For the row above (if any) and each of `rows`, the row of the window that it lies in."""
@@ -124,18 +124,17 @@ class Strip:
         resizing = self.resizing
         return nearest(wanted, resizing.source_height, resizing.height) - self.source.start
 
-    def _down(self, across: Image.Image, *, above: int) -> Image.Image:
+    def _down(self, across: Image.Image, *, above: int) -> tuple[Image.Image, int]:
+        """The rows resized, and how many of the first of them are margin."""
         width = self.resizing.width
         if self.offset is not None:
             count = above + len(self.rows)
             height = count * self.resizing.source_height / self.resizing.height
             box = (0, self.offset, width, min(self.offset + height, across.height))
-            return across.resize((width, count), Image.Resampling.LANCZOS, box=box)
+            return across.resize((width, count), Image.Resampling.LANCZOS, box=box), 0
         source_step, step = self.resizing.step
-        whole = across.resize(
-            (width, across.height // source_step * step), Image.Resampling.LANCZOS
-        )
-        return whole.crop((0, self.margin - above, width, self.margin + len(self.rows)))
+        size = (width, across.height // source_step * step)
+        return across.resize(size, Image.Resampling.LANCZOS), self.margin - above
 
 
 def nearest(wanted: NDArray[np.intp], source: int, target: int) -> NDArray[np.intp]:
@@ -149,6 +148,20 @@ def _picture(window: Pixels) -> Image.Image:
     picture = Image.fromarray(np.ascontiguousarray(samples))
     mode = _PREMULTIPLIED.get(picture.mode)
     return picture.convert(mode) if mode else picture
+
+
+def _pixels(picture: Image.Image, *, first: int, rows: int, mode: str) -> Pixels:
+    """Rows of a picture in a mode as an array of our own: one copy where Pillow shares memory."""
+    picture = picture if picture.mode == mode else picture.convert(mode)
+    channels = len(mode)
+    if mode not in ("L", "RGBA"):  # of another layout inside Pillow
+        whole = np.array(picture).reshape(picture.height, picture.width, channels)
+        return whole[first : first + rows]
+    pixels = np.empty((rows, picture.width, channels), np.uint8)
+    shared = Image.frombuffer(mode, (picture.width, rows), pixels, "raw", mode, 0, 1)
+    shared.readonly = 0
+    shared.paste(picture, (0, -first))
+    return pixels
 
 
 def _across(picture: Image.Image, width: int) -> Image.Image:

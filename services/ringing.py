@@ -38,18 +38,24 @@ def finish_alpha(pixels: Pixels, *, window: Pixels, strip: Strip, edge: Edge) ->
     Where nothing shows, colour is cleared. Pixels without alpha are returned as they are; others
     may be changed in place.
     """
-    columns = _unsettled(window, strip, edge) if window.shape[2] in (2, 4) else None
-    if columns is None:
-        return pixels
-    pixels = pixels if pixels.flags.writeable else pixels.copy()
-    part = pixels[:, columns]
+    runs = _unsettled(window, strip, edge) if window.shape[2] in (2, 4) else []
+    if runs and not pixels.flags.writeable:
+        pixels = pixels.copy()
+    for columns in runs:
+        _finish(pixels[:, columns], window, strip, columns, edge)
+    return pixels
+
+
+def _finish(part: Pixels, window: Pixels, strip: Strip, columns: slice, edge: Edge) -> None:
+    """The same for the part of the strip in some columns, in place."""
     alpha = np.ascontiguousarray(part[..., -1])
     if not strip.resizing.is_identity:
-        alpha = _without_ringing(part, alpha, window, _Place.of(strip, columns))
+        near = _source_columns(columns, strip.resizing)
+        place = _Place.of(strip, columns, first_column=near.start)
+        alpha = _without_ringing(part, alpha, window[:, near], place)
     part[..., -1] = alpha = _snapped(alpha, edge)
     words = _words(part)
     words[(alpha == 0) & (words != 0)] = 0
-    return pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +65,19 @@ class _Place:
     down: NDArray[np.intp]
     across: NDArray[np.intp]
     radius: int
-    window_rows: int
-    window_width: int
 
     @classmethod
-    def of(cls, strip: Strip, columns: slice) -> "_Place":
+    def of(cls, strip: Strip, columns: slice, *, first_column: int) -> "_Place":
         resizing = strip.resizing
         wanted = np.arange(columns.start, columns.stop)
         across = nearest(wanted, resizing.source_width, resizing.width)
         radius = max(1, math.ceil(resizing.source_height / resizing.height))
-        rows = len(strip.source)
-        return cls(strip.nearest_rows(), across, radius, rows, resizing.source_width)
+        return cls(strip.nearest_rows(), across - first_column, radius)
 
-    def reached(self) -> NDArray[np.bool_]:
+    def reached(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Which pixels of the window went into the result: (rows, width)."""
-        rows, columns = np.unique(self.down), np.unique(self.across)
-        reached = np.zeros((self.window_rows, self.window_width), np.bool_)
-        reached[rows[:, np.newaxis], columns] = True
+        reached = np.zeros(shape, np.bool_)
+        reached[np.unique(self.down)[:, np.newaxis], np.unique(self.across)] = True
         return reached
 
     @staticmethod
@@ -96,40 +98,62 @@ class _Place:
         return enlarged
 
 
-def _unsettled(window: Pixels, strip: Strip, edge: Edge) -> slice | None:
-    """The result's columns whose alpha needs a look, None where every one is settled."""
+def _unsettled(window: Pixels, strip: Strip, edge: Edge) -> list[slice]:
+    """Runs of the result's columns whose alpha needs a look; the rest is settled."""
     alpha, resizing = window[..., -1], strip.resizing
-    everything = slice(0, resizing.width)
     if resizing.is_identity:
-        return everything
-    beside = {int(alpha[0, 0]), int(alpha[0, -1])}  # all there is outside of what changes
-    if edge is not Edge.SOFT and not beside <= {0, 255}:
-        return everything
-    return _changing(alpha, resizing) if alpha.min() < alpha.max() else None
+        return [slice(0, resizing.width)]
+    changing = _changing(alpha, reach=resizing.reach + 1)
+    if edge is not Edge.SOFT:  # where nothing changes a column has one value
+        changing |= ~np.isin(alpha[0], (0, 255))
+    ends = np.flatnonzero(np.diff(changing, prepend=False, append=False))
+    return [_enlarged(slice(first, stop), resizing) for first, stop in ends.reshape(-1, 2).tolist()]
 
 
-def _changing(alpha: Pixels, resizing: Resizing) -> slice:
-    """The result's columns within reach of a pixel whose alpha differs from its neighbour's."""
-    differs = (alpha != alpha[:1]).any(axis=0)
+def _changing(alpha: Pixels, *, reach: int) -> NDArray[np.bool_]:
+    """The window's columns within reach of one where alpha differs from a neighbour's."""
+    differs = (alpha[1:] != alpha[:-1]).any(axis=0)
     differs[1:] |= (alpha[:, 1:] != alpha[:, :-1]).any(axis=0)
-    found = np.flatnonzero(differs)
-    reach = resizing.reach + 2  # the pixel before the change, and one for rounding
-    left = max(0, int(found[0]) - reach) * resizing.width // resizing.source_width
-    right = -((int(found[-1]) + reach) * resizing.width // -resizing.source_width)
-    return slice(left, min(right, resizing.width))
+    padded = np.pad(differs.astype(np.intp).cumsum(), (reach + 1, reach), mode="edge")
+    padded[: reach + 1] = 0
+    return padded[2 * reach + 1 :] > padded[: -2 * reach - 1]
+
+
+def _enlarged(columns: slice, resizing: Resizing) -> slice:
+    """The result's columns that lie wholly or in part over those of the source."""
+    first = columns.start * resizing.width // resizing.source_width
+    return slice(first, -(columns.stop * resizing.width // -resizing.source_width))
+
+
+def _source_columns(columns: slice, resizing: Resizing) -> slice:
+    """The source's columns that the treatment of the result's looks at."""
+    first, last = nearest(
+        np.array((columns.start, columns.stop - 1)), resizing.source_width, resizing.width
+    ).tolist()
+    return slice(max(0, first - resizing.reach), last + 1 + resizing.reach)
 
 
 def _without_ringing(part: Pixels, alpha: Pixels, window: Pixels, place: _Place) -> Pixels:
     """The clamped alpha; the colours of `part` are clamped in place."""
-    lowest, highest = _range(window[..., -1], radius=place.radius)
-    clamped = np.maximum(alpha, place.enlarged(lowest))
-    np.minimum(clamped, place.enlarged(highest), out=clamped)
-    steep = _overshooting(lowest, highest)
+    lowest, highest = _bounds(window, radius=place.radius)
+    clamped = np.maximum(alpha, place.enlarged(lowest[..., -1]))
+    np.minimum(clamped, place.enlarged(highest[..., -1]), out=clamped)
+    steep = _overshooting(lowest[..., -1], highest[..., -1])
     if steep.any():
         near = _extreme(steep, radius=(REACH - 1) * place.radius, pick=np.maximum)
-        near *= (highest > 0) & place.reached()
-        _clamp_colours(part, window, place, near=near)
+        near *= (highest[..., -1] > 0) & place.reached(near.shape)
+        _clamp_colours(part, lowest, highest, place, near=near)
     return clamped
+
+
+def _bounds(window: Pixels, *, radius: int) -> tuple[Pixels, Pixels]:
+    """The least and the greatest around each pixel: of alpha, and of the colours that show."""
+    words, hidden = _words(np.ascontiguousarray(window)), window[..., -1] == 0
+    colour = ~_words(np.array([0] * (window.shape[2] - 1) + [255], np.uint8))
+    return (
+        _extreme(_bytes(np.where(hidden, colour, words)), radius=radius, pick=np.minimum),
+        _extreme(_bytes(np.where(hidden, 0, words)), radius=radius, pick=np.maximum),
+    )
 
 
 def _overshooting(lowest: Pixels, highest: Pixels) -> Pixels:
@@ -138,31 +162,18 @@ def _overshooting(lowest: Pixels, highest: Pixels) -> Pixels:
     return ((rise > _STEEP) & (highest > 255 - rise // 4)).view(np.uint8)
 
 
-def _clamp_colours(part: Pixels, window: Pixels, place: _Place, *, near: Pixels) -> None:
-    """Colours between the extremes of those that the source shows around them.
-
-    Done source pixel by source pixel, those of `near` alone: (pixels, down, across, channels).
-    """
+def _clamp_colours(
+    part: Pixels, lowest: Pixels, highest: Pixels, place: _Place, *, near: Pixels
+) -> None:
+    """Pixels that lie in those `near` of the source, between its bounds there, in place."""
     y, x = np.nonzero(near)
     down, across = place.spans(place.down, y), place.spans(place.across, x)
-    lowest, highest = (each[y, x][:, np.newaxis, np.newaxis] for each in _colours(window, place))
-    words = _words(part)
     index = down[:, :, np.newaxis], across[:, np.newaxis, :]
-    values = _bytes(words[index])
-    np.minimum(np.maximum(values, lowest, out=values), highest, out=values)
+    words = _words(part)
+    values = _bytes(words[index])  # (pixels, down, across, channels)
+    low, high = lowest[y, x][:, np.newaxis, np.newaxis], highest[y, x][:, np.newaxis, np.newaxis]
+    np.minimum(np.maximum(values, low, out=values), high, out=values)
     words[index] = _words(values)
-
-
-def _colours(window: Pixels, place: _Place) -> tuple[Pixels, Pixels]:
-    """The least and the greatest colour shown around each pixel; alpha is left free."""
-    words, hidden = _words(window), window[..., -1] == 0
-    solid = _words(np.array([0] * (window.shape[2] - 1) + [255], np.uint8))
-    lowest = np.where(hidden, ~solid, words & ~solid)
-    highest = np.where(hidden, solid, words | solid)
-    return (
-        _extreme(_bytes(lowest), radius=place.radius, pick=np.minimum),
-        _extreme(_bytes(highest), radius=place.radius, pick=np.maximum),
-    )
 
 
 def _words(pixels: Pixels) -> NDArray[np.uint32]:
@@ -174,29 +185,27 @@ def _bytes(words: NDArray[np.uint32]) -> Pixels:
     return words[..., np.newaxis].view(np.uint8)
 
 
-def _range(alpha: Pixels, *, radius: int) -> tuple[Pixels, Pixels]:
-    return (
-        _extreme(alpha, radius=radius, pick=np.minimum),
-        _extreme(alpha, radius=radius, pick=np.maximum),
-    )
-
-
 def _extreme(values: Pixels, *, radius: int, pick: Callable[[Pixels, Pixels], Pixels]) -> Pixels:
-    """The least or greatest of the square of 2 radius + 1 around each pixel, for each channel.
+    """The least or greatest of the square of 2 radius + 1 around each pixel, for each channel."""
+    for _ in ("down", "across"):
+        values = _extreme_down(values, radius=radius, pick=pick).swapaxes(0, 1)
+    return values
+
+
+def _extreme_down(
+    values: Pixels, *, radius: int, pick: Callable[[Pixels, Pixels], Pixels]
+) -> Pixels:
+    """Of the column of 2 radius + 1; beyond the ends the last value goes on.
 
     The span doubles with each step, so that a wide one costs little more than a narrow one.
     """
-    found = values
-    for axis in (0, 1):
-        padding = [(radius, radius) if each == axis else (0, 0) for each in range(values.ndim)]
-        found = np.moveaxis(np.pad(found, padding, mode="edge"), axis, 0)
-        span = 1
-        while span < 2 * radius + 1:
-            shift = min(span, 2 * radius + 1 - span)
-            found = pick(found[:-shift], found[shift:])
-            span += shift
-        found = np.moveaxis(found, 0, axis)
-    return found
+    places = np.arange(-radius, len(values) + radius).clip(0, len(values) - 1)
+    found, span = values[places], 1
+    while span < 2 * radius + 1:
+        shift = min(span, 2 * radius + 1 - span)
+        found = pick(found[:-shift], found[shift:])
+        span += shift
+    return np.asarray(found)
 
 
 def _snapped(alpha: Pixels, edge: Edge) -> Pixels:

@@ -28,9 +28,10 @@ from services.records import visible_box
 from services.ringing import finish_alpha
 from services.room import Room, full_disk_said
 from services.workers import Workers
+from utils import heap
 from utils.clock import Deadline, Stopwatch
 from utils.pictures import Header
-from utils.png import Compression, EncodedBlock, PngBody, cut_blocks, encode_block, png_head
+from utils.png import Compression, EncodedBlock, PngBody, encode_rows, png_head
 from utils.rows import (
     Box,
     Cropped,
@@ -49,9 +50,10 @@ _AHEAD = 4
 _END = object()
 
 # A strip is large enough that the rows it is resized with in vain are a small part of it, and small
-# enough that a few fit into the budget.
-_STRIP_PIXELS = 1 << 20
-_LEAST_SOURCE_ROWS = 16
+# enough that a few fit into the budget; a small picture is still shared by the threads.
+_STRIP_PIXELS = 1 << 21
+_LEAST_SOURCE_ROWS = 32
+_LEAST_STRIPS = 4
 _STRIPS_AT_ONCE = 2
 # bytes a pixel of the result while a strip is worked on: two passes, the array, alpha, the filter
 _WORK_BYTES = 28
@@ -104,13 +106,12 @@ class Enlargement:
 
     def png_blocks(self, strip: Strip, window: Pixels) -> list[EncodedBlock]:
         pixels, above = self.finished(strip, window)
-        rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-        blocks = cut_blocks(
-            [rows],
+        return encode_rows(
+            np.ascontiguousarray(pixels).reshape(len(pixels), -1),
             channels=pixels.shape[2],
             above=None if above is None else above.reshape(-1),
+            compression=self.asked.compression,
         )
-        return [encode_block(each, compression=self.asked.compression) for each in blocks]
 
     def tiff_strip(self, strip: Strip, window: Pixels) -> bytes:
         pixels, _ = self.finished(strip, window)
@@ -245,7 +246,8 @@ class Upscaler:
     def _strip_rows(self, resizing: Resizing) -> int:
         """Source rows a strip: as the constants say, within the budget."""
         grown = resizing.height / resizing.source_height
-        wanted = round(_STRIP_PIXELS / (resizing.width * grown))
+        share = -(-resizing.source_height // _LEAST_STRIPS)
+        wanted = min(share, round(_STRIP_PIXELS / (resizing.width * grown)))
         rows = max(wanted, _LEAST_SOURCE_ROWS, 2 * resizing.reach if grown < 1 else 1)
         budget = self._memory_bytes // _STRIPS_AT_ONCE
         while rows > 1 and _strip_bytes(resizing, rows) > budget:
@@ -331,6 +333,7 @@ class Upscaler:
             for task in ahead:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
+            await self._to_end(heap.trim)
 
     async def _timed(self, encode: Callable[[Strip, Pixels], T], strip: Strip, window: Pixels) -> T:
         def work() -> tuple[T, int]:

@@ -226,6 +226,19 @@ def encode_block(block: Block, *, compression: Compression = Compression.FAST) -
     return encode_as(block, recipe=choose_recipe(block, compression=compression))
 
 
+def encode_rows(
+    rows: Bytes, *, channels: int, above: Bytes | None, compression: Compression
+) -> list[EncodedBlock]:
+    """Rows (n, width * channels) that go together, by one recipe, in blocks of a megabyte.
+
+    `above` is the row before them, None at the picture's top.
+    """
+    whole = Block(rows, np.zeros_like(rows[0]) if above is None else above, channels)
+    recipe = choose_recipe(whole, compression=compression)
+    blocks = cut_blocks([rows], channels=channels, above=above)
+    return [encode_as(block, recipe=recipe) for block in blocks]
+
+
 def encode_as(block: Block, *, recipe: Recipe) -> EncodedBlock:
     filtered = apply_filter(block, kind=recipe.filter)
     deflated = deflate([filtered], engine=recipe.engine)

@@ -17,11 +17,9 @@ import pyvips
 from PIL import Image, ImageCms
 
 from models.images import Edge, Pixels
-from models.schemas import ModelId
 from services.lanczos import Resizing
 from services.ringing import finish_alpha
 from tests.conftest import DATA, Server, artwork, png_bytes, problem, serving
-from tests.fakes import FakeRemover
 from tests.utils.specimens import png
 
 ART = DATA / "art" / "aircraft_jarno_vasamaa3.png"
@@ -277,26 +275,32 @@ def test_a_file_beyond_the_quota_is_413_with_the_numbers(tmp_path: Path) -> None
         assert enlarge(server, picture).status_code == 200
 
 
-def test_a_full_house_is_503_and_a_late_turn_504(tmp_path: Path) -> None:
-    isnet = FakeRemover(ModelId.LOCAL_ISNET, held=True)
-    with serving(
-        tmp_path, stand_ins={isnet.name: isnet}, max_concurrent_jobs=1, deadline_s=1
-    ) as server:
-        shot = server.shoot(artwork(), models="local-isnet")
-        assert shot.json()["results"][0]["status"] == "pending"  # and holds the only place
+def test_a_turn_that_comes_too_late_is_504(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, max_concurrent_jobs=1, deadline_s=1) as server,
+        flowing(server, large()) as pieces,
+    ):
+        next(pieces)  # and it holds the only place
         problem(enlarge(server, artwork()), 504, "deadline_exceeded")
-        isnet.release()
-    with serving(
-        tmp_path,
-        stand_ins={isnet.name: FakeRemover(ModelId.LOCAL_ISNET, held=True)},
-        max_concurrent_jobs=1,
-        queue_limit=0,
-        deadline_s=1,
-    ) as server:
-        server.shoot(artwork(), models="local-isnet")
+
+
+def test_a_full_house_is_503_with_retry_after(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, max_concurrent_jobs=1, queue_limit=0) as server,
+        flowing(server, large()) as pieces,
+    ):
+        next(pieces)
         response = enlarge(server, artwork())
         problem(response, 503, "overloaded")
         assert response.headers["retry-after"]
+
+
+def test_enlargements_leave_the_places_of_the_shots_free(tmp_path: Path) -> None:
+    """Their clients may read for minutes."""
+    with serving(tmp_path, max_concurrent_jobs=1) as server, flowing(server, large()) as pieces:
+        next(pieces)
+        record = server.shoot(artwork(), models="local-knockout").json()
+        assert record["results"][0]["status"] == "succeeded"
 
 
 # --- how it flows
@@ -322,7 +326,7 @@ def eventually(holds: Callable[[], bool], *, within_s: float = 20) -> None:
 
 
 def is_idle(server: Server) -> bool:
-    queue = server.client.get("/ready").json()["queue"]
+    queue = server.client.get("/ready").json()["printing"]
     return queue["running"] == 0 and not list((server.temp_dir / "uploads").iterdir())
 
 

@@ -94,8 +94,8 @@ async def test_strips_are_as_high_as_the_budget_allows(tmp_path: Path, memory_mb
     path = tmp_path / "x.png"
     path.write_bytes(png_bytes(np.zeros((64, 9000, 4), np.uint8)))
     work = await service.open(path, UpscaleParameters(), scratch=tmp_path)
-    assert 1 <= work.strip_rows <= 16
-    assert (work.strip_rows == 16) == (memory_mb == 512)
+    assert 1 <= work.strip_rows <= 32
+    assert (work.strip_rows == 32) == (memory_mb == 512)
     content = b"".join([piece async for piece in service.stream(work)])
     assert content.endswith(b"IEND\xaeB`\x82")
     workers.close()
