@@ -92,7 +92,7 @@ def measure_large(folder: Path) -> Iterator[LargeRow]:
 
 def measure_growth(folder: Path, runs: dict[int, int]) -> Iterator[GrowthRow]:
     """One picture, repeated in ever larger squares, so that only the size grows."""
-    with our_side(folder / "scratch") as ours, running_service(folder) as service:
+    with our_side(folder / "scratch") as ours, running_service(folder, watched=False) as service:
         for side, count in runs.items():
             path = write_photo(folder / "growth.png", side=side, tile=GROWTH_TILE)
             in_process, cpu, http = [], [], []
@@ -118,7 +118,7 @@ def four_at_once(folder: Path, *, jobs: int | None) -> FourRow:
     env |= {} if jobs is None else {"MAX_CONCURRENT_JOBS": str(jobs)}
     with (
         new_control_group(limit_bytes=HARD_LIMIT_BYTES) as group,
-        running_service(folder, group=group, limit_bytes=HARD_LIMIT_BYTES, **env) as service,
+        running_service(folder, group=group, limit_bytes=HARD_LIMIT_BYTES, env=env) as service,
     ):
         _wait_for_weights(service)
         _shoot(service)  # loads the network

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 MB = 1_000_000
 _START_S = 60
 _SETTLING_S = 1.0
-_SAMPLE_S = 0.05
+_SAMPLE_S = 0.1
 _READ_TIMEOUT_S = 300
 _CGROUPS = Path("/sys/fs/cgroup")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -59,11 +59,17 @@ class Answer:
 
 @contextmanager
 def running_service(
-    folder: Path, *, group: "ControlGroup | None" = None, limit_bytes: int | None = None, **env: str
+    folder: Path,
+    *,
+    group: "ControlGroup | None" = None,
+    limit_bytes: int | None = None,
+    watched: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Service]:
     """The service with empty keys, no downloads, its files under `folder` and a port of its own.
 
-    Without a group the watcher ends it when its tree holds more than `limit_bytes`.
+    Without a group the watcher ends it when its tree holds more than `limit_bytes`. Watching takes
+    time of both processes: where milliseconds count, nobody is `watched`.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -72,7 +78,7 @@ def running_service(
         server = subprocess.Popen(
             _command(port, group),
             cwd=ROOT,
-            env=_environment(folder, env),
+            env=_environment(folder, env or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -82,7 +88,7 @@ def running_service(
     try:
         with httpx.Client(base_url=address, timeout=timeout, trust_env=False) as client:
             _wait_until_alive(client, server, log)
-            with watcher:
+            with watcher if watched else nullcontext():
                 yield Service(client, watcher, group)
     finally:
         _end(server)

@@ -80,8 +80,9 @@ def _split_once(ours: Ours, path: Path) -> Stages:
     timed("open_ms", lambda: open_picture(path, header=header, scratch=scratch))
     body, windows = png.PngBody(), work.windows()
     while (item := timed("decode_ms", lambda: next(windows, None))) is not None:
-        for block in _blocks(*item, timed):
-            recipe = timed("choose_ms", lambda: _recipe(block))  # noqa: B023  # called at once
+        whole, blocks = _blocks(*item, timed)
+        recipe = timed("choose_ms", lambda: _recipe(whole))  # noqa: B023  # called at once
+        for block in blocks:
             encoded = _encoded(block, recipe, timed)
             timed("checksum_ms", lambda: body.chunk(encoded))  # noqa: B023
     stages.limit_ms = stages.filter_ms + stages.deflate_ms + _whole_resize_ms(work)
@@ -90,16 +91,18 @@ def _split_once(ours: Ours, path: Path) -> Stages:
 
 def _blocks(
     strip: Strip, window: Pixels, timed: Callable[[str, Callable[[], Any]], Any]
-) -> list[png.Block]:
-    """As Enlargement.png_blocks cuts them."""
+) -> tuple[png.Block, list[png.Block]]:
+    """A strip as one block, and in the blocks that png.encode_rows cuts it into."""
     resized: Pixels = timed("resize_ms", lambda: strip.resize(window))
     pixels: Pixels = timed(
         "alpha_ms", lambda: finish_alpha(resized, window=window, strip=strip, edge=Edge.SOFT)
     )
     above, pixels = (pixels[0], pixels[1:]) if strip.rows.start else (None, pixels)
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    above = None if above is None else above.reshape(-1)
-    return list(png.cut_blocks([rows], channels=pixels.shape[2], above=above))
+    above = np.zeros_like(rows[0]) if above is None else above.reshape(-1)
+    channels = pixels.shape[2]
+    whole = png.Block(rows, above, channels)
+    return whole, list(png.cut_blocks([rows], channels=channels, above=above))
 
 
 def _recipe(block: png.Block) -> png.Recipe:

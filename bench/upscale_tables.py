@@ -25,7 +25,7 @@ LIMIT_MB = (4 << 30) / MB
 
 def show_peers(folder: Path, *, rounds_count: int) -> dict[str, Any]:
     pictures = write_peers_pictures(folder)
-    with our_side(folder / "scratch") as ours, running_service(folder) as service:
+    with our_side(folder / "scratch") as ours, running_service(folder, watched=False) as service:
         with peers() as (others, missing):
             sides: dict[str, Side] = {"ours": ours, "ours, HTTP": OverHttp(service), **others}
             _print_sides(sides, missing)

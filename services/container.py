@@ -128,7 +128,6 @@ async def open_services(
 
     `stand_ins` take the place of the removers of the same id.
     """
-    heap.keep(32 * MIB, idle_bytes=64 * MIB)  # a strip's arrays are a few MiB each
     async with AsyncExitStack() as stack:
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
@@ -272,9 +271,11 @@ async def _housekeeping(
 
 
 async def _sweep_for_ever(results: ResultStore) -> None:
+    """Forget what has expired, and give the system the memory that enlargements no longer use."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
         await asyncio.to_thread(results.sweep)
+        await asyncio.to_thread(heap.trim)
 
 
 async def _prepare(remover: LocalRembg) -> None:

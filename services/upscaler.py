@@ -62,6 +62,8 @@ _WEBP_MAX_SIDE = 16383  # RFC 9649: 14 bits
 _WEBP_PIXEL_BYTES = 24  # the array, Pillow's and libwebp's copies; 21 measured at 16 megapixels
 _WEBP_EFFORT = {Compression.FAST: (0, 0), Compression.SMALL: (3, 50)}  # method, quality
 
+_REUSED_BYTES = 32 << 20  # a strip's arrays are a few MiB each
+_IDLE_BYTES = 64 << 20
 _HELD_IN_PASSING = 32 << 20  # what a decoder may hold without waiting for its turn
 
 
@@ -121,7 +123,8 @@ class Enlargement:
 class Upscaler:
     """`memory_bytes` bounds the strips of an enlargement, and what a decoder may hold at once.
 
-    `max_file_bytes` bounds what is written to a file before it is sent.
+    `max_file_bytes` bounds what is written to a file before it is sent. The process' heap is told
+    to reuse blocks of a strip's size; whoever is idle gives them back with `heap.trim`.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Upscaler:
         self._memory_bytes = memory_bytes
         self._max_file_bytes = max_file_bytes
         self._holding = asyncio.Lock()
+        heap.keep(_REUSED_BYTES, idle_bytes=_IDLE_BYTES)
         self.pace = Pace()
 
     async def open(
@@ -333,7 +337,6 @@ class Upscaler:
             for task in ahead:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
-            await self._to_end(heap.trim)
 
     async def _timed(self, encode: Callable[[Strip, Pixels], T], strip: Strip, window: Pixels) -> T:
         def work() -> tuple[T, int]:
