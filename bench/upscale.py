@@ -19,7 +19,7 @@ from bench.upscale_peers import HERE, PeerMissing, second_python
 from bench.upscale_tables import show_four, show_growth, show_large, show_peers
 
 ROUNDS = 5
-JOBS = 6  # places for four enlargements and the removals beside them
+JOBS = 0  # the service's own default
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def _arguments() -> argparse.Namespace:
         "--jobs",
         type=int,
         default=JOBS,
-        help=f"MAX_CONCURRENT_JOBS for --four-at-once, {JOBS}; 0: the service's default",
+        help="MAX_CONCURRENT_JOBS for --four-at-once; 0: the service's default",
     )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw what was measured")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the JSON there as well")

@@ -1,5 +1,6 @@
 """Rows read one after another are the pixels that the whole-picture reader finds."""
 
+import contextlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -248,3 +249,19 @@ def test_metadata_never_reaches_the_decoder(tmp_path: Path) -> None:
     picture = opened(path)
     assert b"zTXt" not in picture.path.read_bytes()
     assert all_rows(picture.rows()).max() == 0
+
+
+@pytest.mark.parametrize("kind", SPECIMENS)
+def test_a_damaged_file_gives_pixels_or_a_picture_error_and_nothing_else(
+    kind: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(len(kind))
+    for each in range(60):
+        content = bytearray(SPECIMENS[kind])
+        for place in rng.integers(0, len(content), 1 + each % 4):
+            content[place] = rng.integers(0, 256)
+        folder = tmp_path / str(each)
+        folder.mkdir()
+        with contextlib.suppress(PictureError):
+            rows = opened(write(folder / "x", bytes(content[: rng.integers(99, 2 * len(content))])))
+            all_rows(rows.rows())
