@@ -16,6 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.inference import Engine, LocalProfile, Precision
+
 MIB = 1024 * 1024
 
 _PLACEHOLDER = re.compile(
@@ -75,6 +77,19 @@ def _price_list(value: object) -> object:
     return {model.strip(): price.strip() for model, _, price in pairs}
 
 
+def _checksums(value: object) -> object:
+    """`name=sha256` pairs separated by commas."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.strip().partition("=") for pair in value.split(",") if pair.strip()]
+    return {name: sha256 for name, _, sha256 in pairs}
+
+
+Checksums = Annotated[
+    dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]],
+    NoDecode,
+    BeforeValidator(_checksums),
+]
 PriceList = Annotated[
     dict[str, Annotated[Decimal, Field(ge=0)]], NoDecode, BeforeValidator(_price_list)
 ]
@@ -249,7 +264,31 @@ class LocalSettings(Group):
     weights_download: bool = Field(
         default=True, description="Whether missing weights are fetched at start."
     )
+    local_profile: LocalProfile = Field(
+        LocalProfile.AUTO,
+        description="`speed`, `balanced` (bf16 where the CPU has it) or `small`, which takes twice "
+        "the time and half the memory; `auto` is the fastest that fits into what is granted.",
+    )
+    inference_engine: Engine = Field(
+        Engine.AUTO,
+        description="`openvino` or `onnxruntime`; `auto` is OpenVINO where it is installed.",
+    )
+    inference_precision: Precision = Field(
+        Precision.AUTO,
+        description="`f32` or `bf16` (OpenVINO, on a CPU that has it: twice as fast, masks within "
+        "a level or so); `auto` is f32.",
+    )
     inference_threads: int = Field(2, ge=1, le=64, description="Threads of one inference.")
+    inference_idle_s: float = Field(
+        300,
+        gt=0,
+        description="Seconds after its last picture in which a network stays in memory.",
+    )
+    unverified_weights: Checksums = Field(
+        {},
+        description="For measurements only: name=sha256 pairs of files in WEIGHTS_DIR that are run "
+        "though they are not the released ones; results say `unverified`.",
+    )
     memory_limit_mb: int = Field(
         0,
         ge=0,

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.errors import FailureCode
 from models.images import Edge, Flag, Holes
+from models.inference import Engine, Precision
 from models.outcomes import SkipReason
 from utils.png import Compression
 
@@ -254,6 +255,7 @@ class Readiness(BaseModel):
     memory: "MemoryInfo"
     queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")
     printing: "QueueInfo" = Field(description="Enlargements: their clients may be slow.")
+    inference: "InferenceInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 
@@ -266,6 +268,20 @@ class ModelReadiness(BaseModel):
 class MemoryInfo(BaseModel):
     granted_mb: int | None = Field(description="What the box grants; null where unknown.")
     resident_mb: int | None
+
+
+class InferenceInfo(BaseModel):
+    """The process that runs the local networks."""
+
+    engine: Engine
+    precision: Precision
+    threads: int
+    loaded: list[str] = Field(description="The networks in memory.")
+    running: bool
+    waiting: int
+    last_load_s: float | None = Field(
+        description="How long the last network took to load; null before the first."
+    )
 
 
 class QueueInfo(BaseModel):

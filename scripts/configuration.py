@@ -79,6 +79,8 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{name}={each}" for name, each in value.items())
     if isinstance(value, frozenset):
         return ",".join(sorted(value))
     return str(value)

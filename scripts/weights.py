@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.errors import RemoverUnavailable
+from models.inference import LocalProfile, RunPlan
+from services.local_rembg import NETWORKS
+from services.prepared import NotPrepared, prepared
+from services.profiles import room_for_networks, way_for
 from services.weights import ISNET_GENERAL_USE, WEIGHT_FILES, Manifest, WeightsStore
+from utils.memory import granted_bytes
 
 _DIRECTORY = Path(__file__).resolve().parent.parent / "weights"
 _NAMES = tuple(file.name for file in WEIGHT_FILES)
@@ -80,8 +85,30 @@ async def _fetch_one(name: str, *, store: WeightsStore) -> None:
     finally:
         line.close()
     print(f"{name}: {path}")
+    await _rewrite(name, path, store=store)
     if (manifest := store.manifest(name)) is not None:
         print(_origin(manifest))
+
+
+async def _rewrite(name: str, path: Path, *, store: WeightsStore) -> None:
+    """The cheap form of a network that has one, as this machine will run it."""
+    network = next(each for each in NETWORKS.values() if each.session == name)
+    if network.convolutions == 0:
+        return
+    room = room_for_networks(granted_bytes())
+    way = way_for(RunPlan(path), LocalProfile.AUTO, deformable=True, room_bytes=room)
+    manifest = store.manifest(name)
+    print(f"{name}: rewriting (a minute, and a gigabyte and a half of memory)", file=sys.stderr)
+    try:
+        made = await prepared(
+            path,
+            convolutions=network.convolutions,
+            split_rows=way.split_rows,
+            licence=manifest.licence if manifest else "",
+        )
+    except NotPrepared as refusal:
+        raise RemoverUnavailable(f"{name} was not rewritten: {refusal.reason}") from refusal
+    print(f"  rewritten: {made}")
 
 
 def _origin(manifest: Manifest) -> str:

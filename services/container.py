@@ -15,7 +15,9 @@ from pathlib import Path
 import PIL
 
 from config import MIB, LocalSettings, Settings
+from models.inference import RunPlan
 from models.schemas import (
+    InferenceInfo,
     MemoryInfo,
     ModelId,
     ModelInfo,
@@ -29,15 +31,18 @@ from services.admission import Gate
 from services.catalogue import CATALOGUE, CatalogueEntry, default_models
 from services.costs import CostLedger
 from services.fetcher import Fetcher
+from services.inference import resolve
+from services.inference_process import InferenceProcess
 from services.local_knockout import LocalKnockout
 from services.local_rembg import NETWORKS, LocalRembg
+from services.profiles import room_for_networks, way_for
 from services.providers import Providers, open_providers
 from services.remover import BackgroundRemover
 from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
 from services.upscaler import Upscaler
-from services.weights import WeightsStore
+from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
 from services.workers import Workers
 from utils import heap, memory
 
@@ -45,6 +50,7 @@ _log = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S = 60
 _RETRY_WEIGHTS_EVERY_S = 300
+_REST_BYTES = 1536 * MIB  # the service itself, shots and enlargements under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class Services:
     version: str
     shotgun: Shotgun
     upscaler: Upscaler
+    inference: InferenceProcess
+    plan: RunPlan
     results: ResultStore
     workers: Workers
     fetcher: Fetcher
@@ -93,6 +101,7 @@ class Services:
             ),
             queue=_queue(self.gate),
             printing=_queue(self.printing_gate),
+            inference=self._inference(),
             pillow=PIL.__version__,
         )
 
@@ -103,6 +112,18 @@ class Services:
         now = self.removers[model].availability()
         return ModelReadiness(
             status=now.status, reason=now.reason, sandbox=True if now.sandbox else None
+        )
+
+    def _inference(self) -> InferenceInfo:
+        plan, now = resolve(self.plan), self.inference.status()
+        return InferenceInfo(
+            engine=plan.engine,
+            precision=plan.precision,
+            threads=plan.threads,
+            loaded=[path.stem for path in now.loaded],
+            running=now.running,
+            waiting=now.waiting,
+            last_load_s=now.last_load_s,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -134,7 +155,10 @@ async def open_services(
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
         uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
         providers = await stack.enter_async_context(_providers(settings, workers, uploads))
-        local = _local(settings.local, workers, granted)
+        inference = _inference(settings.local, granted)
+        stack.push_async_callback(inference.close)
+        plan = _run_plan(settings.local)
+        local = _local(settings.local, workers, inference, plan, granted)
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
         work = settings.work
@@ -156,6 +180,8 @@ async def open_services(
             version=version,
             shotgun=shotgun,
             upscaler=_upscaler(settings, workers, uploads),
+            inference=inference,
+            plan=plan,
             results=results,
             workers=workers,
             fetcher=_fetcher(settings),
@@ -195,23 +221,57 @@ def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
     )
 
 
+def _inference(settings: LocalSettings, granted: int | None) -> InferenceProcess:
+    """The networks' process; what it may hold is what the rest of the service leaves."""
+    budget = None if granted is None else max(0, granted - _REST_BYTES)
+    return InferenceProcess(idle_ttl_s=settings.inference_idle_s, budget_bytes=budget)
+
+
+def _run_plan(settings: LocalSettings) -> RunPlan:
+    """How every network is run; which one is the remover's to fill in."""
+    return RunPlan(
+        Path(),
+        engine=settings.inference_engine,
+        precision=settings.inference_precision,
+        threads=settings.inference_threads,
+    )
+
+
 def _local(
-    settings: LocalSettings, workers: Workers, granted: int | None
+    settings: LocalSettings,
+    workers: Workers,
+    inference: InferenceProcess,
+    plan: RunPlan,
+    granted: int | None,
 ) -> dict[ModelId, BackgroundRemover]:
     """The models on this machine."""
-    weights = WeightsStore(settings.weights_dir)
+    room = room_for_networks(granted)
+    weights = WeightsStore(settings.weights_dir, files=_weight_files(settings))
     networks: dict[ModelId, BackgroundRemover] = {
         model: LocalRembg(
             network,
             weights=weights,
             workers=workers,
-            threads=settings.inference_threads,
+            inference=inference,
+            way=way_for(
+                plan,
+                settings.local_profile,
+                deformable=network.convolutions > 0,
+                room_bytes=room,
+            ),
             download=settings.weights_download,
-            granted_bytes=granted,
+            room_bytes=room,
         )
         for model, network in NETWORKS.items()
     }
     return {**networks, ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers)}
+
+
+def _weight_files(settings: LocalSettings) -> list[WeightFile]:
+    named = settings.unverified_weights
+    return [
+        file.accepting(named[file.name]) if file.name in named else file for file in WEIGHT_FILES
+    ]
 
 
 def _in_order(

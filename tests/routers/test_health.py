@@ -57,11 +57,18 @@ def test_missing_weights_are_unavailable_with_what_to_do(tmp_path: Path) -> None
 
 
 def test_a_box_too_small_never_tries_birefnet(tmp_path: Path) -> None:
-    with serving(tmp_path, memory_limit_mb=4096) as server:
+    with serving(tmp_path, memory_limit_mb=2048) as server:
         state = server.client.get("/ready").json()["models"]["local-birefnet-general"]
     assert state["status"] == "unavailable"
-    assert "14.0 GiB" in state["reason"]
-    assert "4.0 GiB" in state["reason"]
+    assert "1.7 GiB" in state["reason"]
+    assert "1.2 GiB" in state["reason"]
+
+
+def test_the_networks_engine_is_told_without_any_auto(tmp_path: Path) -> None:
+    with serving(tmp_path, inference_engine="onnxruntime", inference_precision="bf16") as server:
+        told = server.client.get("/ready").json()["inference"]
+    assert (told["engine"], told["precision"], told["threads"]) == ("onnxruntime", "f32", 2)
+    assert told["loaded"] == []
 
 
 def test_the_table_lists_every_model_in_order_with_live_latency(tmp_path: Path) -> None:

@@ -39,11 +39,16 @@ def test_without_names_it_is_isnet_with_its_licence(
     assert "AGPL-3.0" in said
 
 
-def test_all_names_every_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_names_every_network_and_says_which_cannot_be_rewritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The files here are a few bytes: proven, but no graphs."""
     place_proven(tmp_path, ISNET_GENERAL_USE)
     place_proven(tmp_path, BIREFNET_GENERAL)
-    assert main(["--directory", str(tmp_path), "all"]) == 0
-    assert "birefnet-general:" in capsys.readouterr().out
+    assert main(["--directory", str(tmp_path), "all"]) == 1
+    said = capsys.readouterr()
+    assert "isnet-general-use:" in said.out
+    assert "birefnet-general was not rewritten: " in said.err
 
 
 def test_each_failure_is_one_line_and_the_others_go_on(

@@ -5,6 +5,7 @@ ISNet runs beside it where its weights are.
 """
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import onnx
@@ -12,10 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from models.schemas import ModelId
-from services.local_rembg import NETWORKS, LocalRembg
-from services.weight_sources import ReleaseFile
-from services.weights import WeightFile, WeightsStore
-from services.workers import Workers
+from services.local_rembg import NETWORKS
+from services.weights import WeightsStore
 from tests.conftest import ROOT, artwork, serving
 
 BIREFNET = NETWORKS[ModelId.LOCAL_BIREFNET]
@@ -36,40 +35,47 @@ def contract_graph() -> bytes:
 
 
 @pytest.fixture
-def birefnet(tmp_path: Path) -> LocalRembg:
-    content = contract_graph()
-    place = tmp_path / "models" / BIREFNET.session / f"{BIREFNET.session}.onnx"
+def weights(tmp_path: Path) -> tuple[Path, str]:
+    """A weights folder with the real ISNet and the contract graph, and the graph's checksum."""
+    real = WeightsStore(ROOT / "weights").present("isnet-general-use")
+    if real is None:
+        pytest.skip("NO REAL ISNET WEIGHTS: no source answered; run `make weights`")
+    folder = tmp_path / "weights"
+    shutil.copytree(real.parent, folder / "models" / real.parent.name)
+    place = folder / "models" / BIREFNET.session / f"{BIREFNET.session}.onnx"
     place.parent.mkdir(parents=True)
-    place.write_bytes(content)
-    source = ReleaseFile(
-        url="http://127.0.0.1:9/none", sha256=hashlib.sha256(content).hexdigest(), licence="test"
-    )
-    store = WeightsStore(tmp_path, files=(WeightFile(BIREFNET.session, (source,)),))
-    return LocalRembg(
-        BIREFNET,
-        weights=store,
-        workers=Workers(pixel_threads=1),
-        threads=1,
-        download=False,
-        granted_bytes=None,
-    )
+    place.write_bytes(contract_graph())
+    return folder, hashlib.sha256(contract_graph()).hexdigest()
 
 
 @pytest.mark.weights
-def test_the_default_five_all_succeed(birefnet: LocalRembg, tmp_path: Path) -> None:
-    if WeightsStore(ROOT / "weights").present("isnet-general-use") is None:
-        pytest.skip("NO REAL ISNET WEIGHTS: no source answered; run `make weights`")
+def test_the_default_five_all_succeed(weights: tuple[Path, str], tmp_path: Path) -> None:
+    folder, sha256 = weights
     with serving(
         tmp_path / "temp",
-        stand_ins={ModelId.LOCAL_BIREFNET: birefnet},
-        weights_dir=ROOT / "weights",
+        weights_dir=folder,
+        unverified_weights=f"{BIREFNET.session}={sha256}",
+        memory_limit_mb=16 * 1024,
         runware_api_key="sandbox",
         kie_api_key="sandbox",
     ) as server:
         record = server.shoot(artwork(width=300, height=260)).json()
         sizes = [(entry["width"], entry["height"], entry["bytes"]) for entry in record["results"]]
         fetched = [len(server.client.get(each["url"]).content) for each in record["results"]]
+        inference = server.client.get("/ready").json()["inference"]
     assert [each["status"] for each in record["results"]] == ["succeeded"] * 5
+    assert [each.get("variant") for each in record["results"]][3:] == ["unverified", None]
     assert {size[:2] for size in sizes} == {(300, 260)}
     assert fetched == [size[2] for size in sizes]
     assert record["cost_usd"] == pytest.approx(0.0236)
+    assert inference["last_load_s"] > 0
+
+
+@pytest.mark.weights
+def test_a_checksum_that_nobody_named_is_refused(weights: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = weights
+    with serving(tmp_path / "temp", weights_dir=folder, memory_limit_mb=16 * 1024) as server:
+        states = server.client.get("/ready").json()["models"]
+        assert states["local-birefnet-general"]["status"] in {"loading", "unavailable"}
+        record = server.shoot(artwork(), models="local-birefnet-general,local-knockout").json()
+    assert record["results"][0]["status"] == "skipped"

@@ -11,7 +11,7 @@ from utils import logs
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_timeout_does_not_widen_the_inference_lane() -> None:
+async def test_a_timeout_does_not_widen_the_pool() -> None:
     workers = Workers(pixel_threads=1)
     go_on, inside, most = threading.Event(), [0], [0]
 
@@ -24,21 +24,11 @@ async def test_a_timeout_does_not_widen_the_inference_lane() -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
-                await workers.inference(work)
+                await workers.pixels(work)
     go_on.set()
-    await workers.inference(lambda: None)
+    await workers.pixels(lambda: None)
     workers.close()
     assert most[0] == 1
-
-
-async def test_pixels_do_not_queue_behind_inference() -> None:
-    workers = Workers(pixel_threads=1)
-    go_on = threading.Event()
-    slow = asyncio.create_task(workers.inference(go_on.wait, 5))
-    assert await workers.pixels(lambda: "done") == "done"
-    go_on.set()
-    assert await slow
-    workers.close()
 
 
 async def test_the_request_id_follows_the_work_into_the_pool() -> None:

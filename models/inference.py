@@ -1,0 +1,48 @@
+"""What running a network is asked with: engines, precisions, and the plan of one network."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Engine(StrEnum):
+    """What runs the network; `auto` is OpenVINO where it is installed."""
+
+    AUTO = "auto"
+    OPENVINO = "openvino"
+    ONNXRUNTIME = "onnxruntime"
+
+
+class Precision(StrEnum):
+    """What the engine computes in; `auto` is f32, the network's own."""
+
+    AUTO = "auto"
+    F32 = "f32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """How one network is run; two equal plans share one loaded network.
+
+    `path` is an .onnx file, or an OpenVINO .xml with its .bin beside it. `output` names the output
+    to compute, None for the first. `cache_dir` is where OpenVINO keeps what it compiled.
+    `low_memory` trades seconds for a lower peak.
+    """
+
+    path: Path
+    engine: Engine = Engine.AUTO
+    precision: Precision = Precision.AUTO
+    threads: int = 2
+    output: str | None = None
+    cache_dir: Path | None = None
+    low_memory: bool = False
+
+
+class LocalProfile(StrEnum):
+    """Where between time and memory the networks run; `auto` goes by what is granted."""
+
+    AUTO = "auto"
+    SPEED = "speed"
+    BALANCED = "balanced"
+    SMALL = "small"

@@ -1,0 +1,63 @@
+"""A profile is a point between time and memory; `auto` goes by the memory that is granted."""
+
+from pathlib import Path
+
+import pytest
+
+from models.inference import Engine, LocalProfile, Precision, RunPlan
+from services.profiles import Way, room_for_networks, way_for
+
+GIB = 1 << 30
+PLAN = RunPlan(Path(), engine=Engine.AUTO)
+
+
+def birefnet(profile: LocalProfile, granted: int | None, plan: RunPlan = PLAN) -> Way:
+    return way_for(plan, profile, deformable=True, room_bytes=room_for_networks(granted))
+
+
+def test_auto_takes_the_fastest_that_fits_beside_the_service() -> None:
+    assert birefnet(LocalProfile.AUTO, None).plan.engine is Engine.OPENVINO
+    assert birefnet(LocalProfile.AUTO, 8 * GIB).plan.engine is Engine.OPENVINO
+    small = birefnet(LocalProfile.AUTO, 4 * GIB)
+    assert small.plan.engine is Engine.ONNXRUNTIME
+    assert small.plan.low_memory
+    assert small.split_rows
+    assert small.peak_bytes <= 4 * GIB - (768 << 20)
+
+
+def test_where_nothing_fits_it_is_the_smallest_and_says_what_it_takes() -> None:
+    way = birefnet(LocalProfile.AUTO, 2 * GIB)
+    assert way == birefnet(LocalProfile.SMALL, 2 * GIB)
+    assert way.peak_bytes > 2 * GIB - (768 << 20)
+
+
+def test_isnet_is_fast_on_the_small_box_and_thrifty_only_when_told() -> None:
+    room = room_for_networks(4 * GIB)
+    fast = way_for(PLAN, LocalProfile.AUTO, deformable=False, room_bytes=room)
+    assert fast.plan.engine is Engine.OPENVINO
+    small = way_for(PLAN, LocalProfile.SMALL, deformable=False, room_bytes=room)
+    assert small.plan.low_memory
+    assert small.peak_bytes < fast.peak_bytes
+    assert not fast.split_rows
+    assert not small.split_rows
+
+
+@pytest.mark.parametrize("profile", LocalProfile)
+@pytest.mark.parametrize("engine", [Engine.OPENVINO, Engine.ONNXRUNTIME])
+def test_an_engine_that_was_asked_for_stays(profile: LocalProfile, engine: Engine) -> None:
+    plan = RunPlan(Path(), engine=engine)
+    assert birefnet(profile, 4 * GIB, plan).plan.engine is engine
+
+
+def test_no_way_is_slower_and_larger_than_another() -> None:
+    ways = [birefnet(each, None) for each in (LocalProfile.SPEED, LocalProfile.SMALL)]
+    by_time = sorted(ways, key=lambda each: each.expected_s)
+    by_memory = sorted(ways, key=lambda each: -each.peak_bytes)
+    assert by_time == by_memory
+
+
+def test_a_plan_has_no_auto_left() -> None:
+    for profile in LocalProfile:
+        plan = birefnet(profile, 4 * GIB).plan
+        assert plan.engine is not Engine.AUTO
+        assert plan.precision is not Precision.AUTO
