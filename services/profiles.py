@@ -10,7 +10,7 @@ from models.inference import Engine, LocalProfile, Precision, RunPlan
 from services.inference import resolve_engine, resolve_precision
 
 _MB = 1_000_000
-_LEAST_BESIDE_BYTES = 768 << 20  # the service, a shot and an enlargement
+_LEAST_BESIDE_BYTES = 1 << 30  # the service, a few shots and enlargements
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def test_a_box_too_small_never_tries_birefnet(tmp_path: Path) -> None:
         state = server.client.get("/ready").json()["models"]["local-birefnet-general"]
     assert state["status"] == "unavailable"
     assert "1.7 GiB" in state["reason"]
-    assert "1.2 GiB" in state["reason"]
+    assert "1.0 GiB" in state["reason"]
 
 
 def test_the_networks_engine_is_told_without_any_auto(tmp_path: Path) -> None:

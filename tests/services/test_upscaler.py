@@ -15,9 +15,10 @@ from services.upscaler import Pace, Upscaler
 from services.workers import Workers
 from tests.conftest import ROOT, png_bytes
 
-# The size of a process never shrinks back in ru_maxrss, so each height has one of its own.
+# A peak never shrinks back, so each height has a process of its own; ru_maxrss would begin with
+# the parent's.
 MEASURE = """
-import asyncio, json, resource, sys
+import asyncio, json, re, sys
 from pathlib import Path
 import numpy as np
 from models.schemas import UpscaleParameters
@@ -35,7 +36,7 @@ with source.open("wb") as file:
         file.write(piece)
 
 def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 async def enlarge():
     workers = Workers(pixel_threads=2)
