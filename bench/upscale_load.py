@@ -107,10 +107,7 @@ def measure_growth(folder: Path, runs: dict[int, int]) -> Iterator[GrowthRow]:
 
 
 def four_at_once(folder: Path, *, jobs: int | None) -> FourRow:
-    """`jobs` is MAX_CONCURRENT_JOBS, None for the service's default.
-
-    Where it is 4, the enlargements take every place and the removals wait outside.
-    """
+    """`jobs` is MAX_CONCURRENT_JOBS, None for the service's default."""
     square = write_photo(folder / "square.png", side=SQUARE_SIDE, tile=PHOTO_TILE)
     sheet = write_gang_sheet(folder / "sheet.png", width=GANG_WIDTH, height=GANG_HEIGHTS[-1])
     pictures = {"photo 1": square, "sheet 1": sheet, "photo 2": square, "sheet 2": sheet}

@@ -125,7 +125,7 @@ class Watcher:
     """Samples what a process and its descendants hold, their proportional set size, until left."""
 
     def __init__(self, pid: int, *, limit_bytes: int | None) -> None:
-        self._pid = pid
+        self.pid = pid
         self._limit_bytes = limit_bytes
         self._left = Event()
         self._thread = Thread(target=self._watch, daemon=True)
@@ -143,16 +143,16 @@ class Watcher:
     def settle(self) -> int:
         """Wait a moment, begin a new peak, and give what is held when idle."""
         time.sleep(_SETTLING_S)
-        self.peak_bytes = idle = tree_pss_bytes(self._pid)
+        self.peak_bytes = idle = tree_pss_bytes(self.pid)
         return idle
 
     def _watch(self) -> None:
         while not self._left.wait(_SAMPLE_S):
-            held = tree_pss_bytes(self._pid)
+            held = tree_pss_bytes(self.pid)
             self.peak_bytes = max(self.peak_bytes, held)
             if self._limit_bytes is not None and held > self._limit_bytes:
                 self.over_limit = True
-                _kill(tree(self._pid))
+                _kill(tree(self.pid))
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,8 +153,8 @@ class Upscaler:
         header = await self._to_end(inspect, path)
         self._check_needs(header)
         async with self._turn_to_hold(held_bytes(header)):
-            picture = await self._to_end(_open_picture, path, header, scratch)
             with full_disk_said("the unpacked picture"):
+                picture = await self._to_end(_open_picture, path, header, scratch)
                 async for _ in self._each(picture.prepare()):
                     pass
         if asked.trim and box is None:
