@@ -44,16 +44,19 @@ _PREPARING_S = 300
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("graph", nargs="?", type=Path, default=GRAPH)
+    asked.add_argument("--profile", default="auto", help="LOCAL_PROFILE")
+    given = asked.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-local-") as folder:
-        told = measure(Path(folder), asked.parse_args().graph)
+        told = measure(Path(folder), given.graph, profile=given.profile)
     print(json.dumps(told))
 
 
-def measure(folder: Path, graph: Path) -> dict[str, Any]:
+def measure(folder: Path, graph: Path, *, profile: str) -> dict[str, Any]:
     weights = _weights(folder / "weights", graph)
     env = {
         "WEIGHTS_DIR": str(weights),
         "UNVERIFIED_WEIGHTS": f"{BIREFNET_GENERAL.name}={sha256_of(graph)}",
+        "LOCAL_PROFILE": profile,
         "DEADLINE_S": "55",
     }
     with (

@@ -21,6 +21,18 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Form(StrEnum):
+    """What a network's file becomes before it is run, where it has a cheaper form.
+
+    `native` has real deformable convolutions; `rows` those split into single rows, which takes
+    onnxruntime the least memory; `halves` is OpenVINO's own, its weights kept in 16 bits.
+    """
+
+    NATIVE = "native"
+    ROWS = "rows"
+    HALVES = "halves"
+
+
 @dataclass(frozen=True, slots=True)
 class RunPlan:
     """How one network is run; two equal plans share one loaded network.

@@ -103,7 +103,7 @@ async def _rewrite(name: str, path: Path, *, store: WeightsStore) -> None:
         made = await prepared(
             path,
             convolutions=network.convolutions,
-            split_rows=way.split_rows,
+            form=way.form,
             licence=manifest.licence if manifest else "",
         )
     except NotPrepared as refusal:

@@ -169,7 +169,7 @@ class LocalRembg:
             return await prepared(
                 released,
                 convolutions=network.convolutions,
-                split_rows=self._way.split_rows,
+                form=self._way.form,
                 licence=manifest.licence if manifest else "",
             )
         except (NotPrepared, TimeoutError, OSError) as error:

@@ -6,7 +6,7 @@ of the network. `auto` takes the fastest point that fits beside the rest of the 
 
 from dataclasses import dataclass, replace
 
-from models.inference import Engine, LocalProfile, Precision, RunPlan
+from models.inference import Engine, Form, LocalProfile, Precision, RunPlan
 from services.inference import resolve_engine, resolve_precision
 
 _MB = 1_000_000
@@ -15,10 +15,10 @@ _LEAST_BESIDE_BYTES = 1 << 30  # the service, a few shots and enlargements
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a network is run. `split_rows` is the form of its file, `peak_bytes` what it takes."""
+    """How a network is run; `form` is its file's, where it has others than the released one."""
 
     plan: RunPlan
-    split_rows: bool
+    form: Form
     peak_bytes: int
     expected_s: float
 
@@ -32,6 +32,8 @@ class _Cost:
 # by whether the network has deformable convolutions: BiRefNet-General rewritten, and ISNet
 _FAST = {True: _Cost(3_450, 14), False: _Cost(790, 1.6)}
 _FAST_BF16 = {True: _Cost(3_450, 7.5), False: _Cost(550, 0.8)}
+_HALVES = {True: _Cost(3_200, 13), False: _Cost(790, 1.6)}
+_HALVES_BF16 = {True: _Cost(1_950, 7.2), False: _Cost(550, 0.8)}
 _PLAIN = {True: _Cost(3_250, 20), False: _Cost(930, 2.2)}
 _THRIFTY = {True: _Cost(1_800, 28), False: _Cost(600, 2.8)}
 
@@ -49,10 +51,10 @@ def way_for(
     Where nothing fits it is the smallest: whoever asks compares `peak_bytes`.
     """
     if profile is LocalProfile.AUTO:
-        found = [
-            _way(plan, each, deformable=deformable)
-            for each in (LocalProfile.SPEED, LocalProfile.SMALL)
-        ]
+        profiles = [LocalProfile.SPEED, LocalProfile.SMALL]
+        if plan.precision is Precision.BF16:  # what `balanced` stands for is allowed
+            profiles.insert(1, LocalProfile.BALANCED)
+        found = [_way(plan, each, deformable=deformable) for each in profiles]
         fitting = [each for each in found if room_bytes is None or each.peak_bytes <= room_bytes]
         return min(fitting, key=lambda each: each.expected_s) if fitting else found[-1]
     return _way(plan, profile, deformable=deformable)
@@ -66,18 +68,20 @@ def _way(plan: RunPlan, profile: LocalProfile, *, deformable: bool) -> Way:
     wanted = Precision.BF16 if profile is LocalProfile.BALANCED else plan.precision
     precision = resolve_precision(wanted, engine=asked).value
     thrifty = profile is LocalProfile.SMALL and asked is Engine.ONNXRUNTIME
-    cost = _cost(asked, precision, thrifty=thrifty)[deformable]
+    form = Form.ROWS if asked is Engine.ONNXRUNTIME else Form.NATIVE
+    if profile is LocalProfile.BALANCED and asked is Engine.OPENVINO:
+        form = Form.HALVES
+    cost = _cost(asked, precision, form, thrifty=thrifty)[deformable]
     return Way(
         plan=replace(plan, engine=asked, precision=precision, low_memory=thrifty),
-        split_rows=deformable and asked is Engine.ONNXRUNTIME,
+        form=form,
         peak_bytes=cost.peak_mb * _MB,
         expected_s=cost.seconds,
     )
 
 
-def _cost(engine: Engine, precision: Precision, *, thrifty: bool) -> dict[bool, _Cost]:
-    if thrifty:
-        return _THRIFTY
+def _cost(engine: Engine, precision: Precision, form: Form, *, thrifty: bool) -> dict[bool, _Cost]:
     if engine is Engine.ONNXRUNTIME:
-        return _PLAIN
-    return _FAST_BF16 if precision is Precision.BF16 else _FAST
+        return _THRIFTY if thrifty else _PLAIN
+    exact, quick = (_HALVES, _HALVES_BF16) if form is Form.HALVES else (_FAST, _FAST_BF16)
+    return quick if precision is Precision.BF16 else exact

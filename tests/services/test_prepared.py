@@ -3,9 +3,12 @@
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
+from models.inference import Engine, Form, Precision, RunPlan
+from services.inference import open_runner
 from services.prepared import NotPrepared, prepared
 from tests.graphs import Deformable, Maker, small_network
 
@@ -22,25 +25,38 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-async def make(source: Path, *, split_rows: bool = False, convolutions: int = 1) -> Path:
-    return await prepared(
-        source, convolutions=convolutions, split_rows=split_rows, licence="made in a test"
-    )
+async def make(source: Path, form: Form = Form.NATIVE, *, convolutions: int = 1) -> Path:
+    return await prepared(source, convolutions=convolutions, form=form, licence="made in a test")
 
 
 def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
-@pytest.mark.parametrize(("split_rows", "count"), [(False, 1), (True, 7)])
+@pytest.mark.parametrize(("form", "count"), [(Form.NATIVE, 1), (Form.ROWS, 7)])
 async def test_the_rewritten_form_stands_beside_the_released_one(
-    source: Path, split_rows: bool, count: int
+    source: Path, form: Form, count: int
 ) -> None:
-    target = await make(source, split_rows=split_rows)
+    target = await make(source, form)
     assert target.parent == source.parent
     assert operators(target).count("DeformConv") == count
     assert "GatherND" not in operators(target)
     assert "GatherND" in operators(source)
+
+
+async def test_the_form_in_halves_gives_what_the_released_file_gives(source: Path) -> None:
+    halves = await make(source, Form.HALVES)
+    made_at = halves.stat().st_mtime_ns
+    assert await make(source, Form.HALVES) == halves
+    assert halves.stat().st_mtime_ns == made_at
+    picture = np.random.default_rng(1).uniform(-1, 1, (1, 3, 12, 12)).astype(np.float32)
+    results = []
+    for path, engine in ((source, Engine.ONNXRUNTIME), (halves, Engine.OPENVINO)):
+        runner = open_runner(RunPlan(path, engine=engine, precision=Precision.F32))
+        runner.load()
+        results.append(runner.run(picture))
+    scale = np.abs(results[0]).max()
+    assert np.abs(results[0] - results[1]).max() / scale < 2e-3  # 11 bits of mantissa
 
 
 async def test_it_is_made_once(source: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.inference import Engine, LocalProfile, Precision, RunPlan
+from models.inference import Engine, Form, LocalProfile, Precision, RunPlan
 from services.profiles import Way, room_for_networks, way_for
 
 GIB = 1 << 30
@@ -21,7 +21,7 @@ def test_auto_takes_the_fastest_that_fits_beside_the_service() -> None:
     small = birefnet(LocalProfile.AUTO, 4 * GIB)
     assert small.plan.engine is Engine.ONNXRUNTIME
     assert small.plan.low_memory
-    assert small.split_rows
+    assert small.form is Form.ROWS
     assert small.peak_bytes <= 4 * GIB - (1 << 30)
 
 
@@ -38,8 +38,6 @@ def test_isnet_is_fast_on_the_small_box_and_thrifty_only_when_told() -> None:
     small = way_for(PLAN, LocalProfile.SMALL, deformable=False, room_bytes=room)
     assert small.plan.low_memory
     assert small.peak_bytes < fast.peak_bytes
-    assert not fast.split_rows
-    assert not small.split_rows
 
 
 @pytest.mark.parametrize("profile", LocalProfile)
@@ -61,3 +59,12 @@ def test_a_plan_has_no_auto_left() -> None:
         plan = birefnet(profile, 4 * GIB).plan
         assert plan.engine is not Engine.AUTO
         assert plan.precision is not Precision.AUTO
+
+
+def test_balanced_keeps_weights_in_halves_and_auto_takes_it_only_where_bf16_is_allowed() -> None:
+    balanced = birefnet(LocalProfile.BALANCED, 4 * GIB)
+    assert balanced.form is Form.HALVES
+    allowed = RunPlan(Path(), precision=Precision.BF16)
+    if balanced.plan.precision is Precision.BF16:  # as far as this CPU goes
+        assert birefnet(LocalProfile.AUTO, 4 * GIB, allowed) == balanced
+    assert birefnet(LocalProfile.AUTO, 4 * GIB).form is Form.ROWS
