@@ -110,8 +110,8 @@ class LocalRembg:
         self._download = download
         self._room_bytes = room_bytes
         self._path: Path | None = None
-        self._too_small = _memory_verdict(way.peak_bytes, room_bytes)
-        self._availability = self._too_small or Availability(
+        self._unfit = _memory_verdict(way.peak_bytes, room_bytes)  # for good: no use to try again
+        self._availability = self._unfit or Availability(
             ModelStatus.LOADING, "The weights are being looked for."
         )
         self._preparing = asyncio.Lock()
@@ -126,7 +126,7 @@ class LocalRembg:
     async def prepare(self) -> None:
         """Have the weights on disk, fetched where allowed; `availability` says why not."""
         async with self._preparing:
-            if self._too_small or self._path is not None:
+            if self._unfit or self._path is not None:
                 return
             try:
                 self._path = await self._cheap_form(await self._find_weights())
@@ -176,6 +176,8 @@ class LocalRembg:
             _log.warning("network_not_rewritten", extra={"model": self.name, "reason": str(error)})
             if _memory_verdict(network.untouched_bytes, self._room_bytes):
                 reason = f"The network cannot be made small enough for this machine: {error}."
+                if isinstance(error, NotPrepared):
+                    self._unfit = Availability(ModelStatus.UNAVAILABLE, reason)
                 raise RemoverUnavailable(reason) from error
             return released
 

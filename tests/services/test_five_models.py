@@ -79,3 +79,22 @@ def test_a_checksum_that_nobody_named_is_refused(weights: tuple[Path, str], tmp_
         assert states["local-birefnet-general"]["status"] in {"loading", "unavailable"}
         record = server.shoot(artwork(), models="local-birefnet-general,local-knockout").json()
     assert record["results"][0]["status"] == "skipped"
+
+
+@pytest.mark.weights
+def test_a_network_that_cannot_be_rewritten_stays_away_from_a_small_box(
+    weights: tuple[Path, str], tmp_path: Path
+) -> None:
+    """The contract graph has no deformable convolutions, so the released form is all there is."""
+    folder, sha256 = weights
+    with serving(
+        tmp_path / "temp",
+        weights_dir=folder,
+        unverified_weights=f"{BIREFNET.session}={sha256}",
+        memory_limit_mb=4096,
+    ) as server:
+        record = server.shoot(artwork(), models="local-birefnet-general,local-knockout").json()
+        state = server.client.get("/ready").json()["models"]["local-birefnet-general"]
+    assert [each["status"] for each in record["results"]] == ["skipped", "succeeded"]
+    assert state["status"] == "unavailable"
+    assert "small enough" in state["reason"]
