@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.inference import Engine, LocalProfile, Precision
+from models.inference import BirefnetSize, Engine, LocalProfile, Precision
 
 MIB = 1024 * 1024
 
@@ -266,9 +266,14 @@ class LocalSettings(Group):
     )
     local_profile: LocalProfile = Field(
         LocalProfile.AUTO,
-        description="`speed` (BiRefNet-General: 3.4 GB), `balanced` (weights kept in 16 bits, bf16 "
-        "where the CPU has it: 1.9 GB and twice as fast, masks within a level) or `small` (1.8 GB, "
-        "exact, twice as slow); `auto` is the fastest exact one that fits into what is granted.",
+        description="`speed` (BiRefNet-General: 2.0 GB), `balanced` (bf16 where the CPU has it, "
+        "weights kept in 16 bits: 1.3 GB and twice as fast, masks within a level) or `small` (1.8 "
+        "GB, twice as slow); `auto` is the fastest exact one that fits into what is granted.",
+    )
+    birefnet_size: BirefnetSize = Field(
+        BirefnetSize.FULL,
+        description="`full`, `lite` (half the memory, a quarter of the time, coarser masks; "
+        "results say `lite`) or `auto`: lite only where the full one does not fit into memory.",
     )
     inference_engine: Engine = Field(
         Engine.AUTO,

@@ -21,15 +21,31 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Architecture(StrEnum):
+    """What a network is, as far as it decides what running it takes."""
+
+    ISNET = "isnet"
+    BIREFNET = "birefnet"
+    BIREFNET_LITE = "birefnet-lite"
+
+
+class BirefnetSize(StrEnum):
+    """Which of its two sizes BiRefNet-General is run in."""
+
+    FULL = "full"
+    LITE = "lite"
+    AUTO = "auto"
+
+
 class Form(StrEnum):
     """What a network's file becomes before it is run, where it has a cheaper form.
 
-    `native` has real deformable convolutions; `rows` those split into single rows, which takes
-    onnxruntime the least memory; `halves` is OpenVINO's own, its weights kept in 16 bits.
+    `rows` has real deformable convolutions split into single rows, which takes onnxruntime the
+    least memory; `singles` and `halves` are OpenVINO's own, their weights kept in 32 and 16 bits.
     """
 
-    NATIVE = "native"
     ROWS = "rows"
+    SINGLES = "singles"
     HALVES = "halves"
 
 

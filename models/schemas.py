@@ -263,6 +263,11 @@ class ModelReadiness(BaseModel):
     status: ModelStatus
     reason: str | None = None
     sandbox: bool | None = Field(None, description="True where a look-alike answers, for free.")
+    first_answer_s: float | None = Field(
+        None,
+        description="Local networks: what a picture takes that finds nothing loaded, as measured "
+        "on two 2026 server cores.",
+    )
 
 
 class MemoryInfo(BaseModel):
@@ -279,8 +284,8 @@ class InferenceInfo(BaseModel):
     loaded: list[str] = Field(description="The networks in memory.")
     running: bool
     waiting: int
-    last_load_s: float | None = Field(
-        description="How long the last network took to load; null before the first."
+    load_s: dict[str, float] = Field(
+        description="How long each network took to load when it last did."
     )
 
 

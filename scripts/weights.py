@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.errors import RemoverUnavailable
 from models.inference import LocalProfile, RunPlan
-from services.local_rembg import NETWORKS
+from services.local_rembg import network_of
 from services.prepared import NotPrepared, prepared
 from services.profiles import room_for_networks, way_for
 from services.weights import ISNET_GENERAL_USE, WEIGHT_FILES, Manifest, WeightsStore
@@ -92,11 +92,11 @@ async def _fetch_one(name: str, *, store: WeightsStore) -> None:
 
 async def _rewrite(name: str, path: Path, *, store: WeightsStore) -> None:
     """The cheap form of a network that has one, as this machine will run it."""
-    network = next(each for each in NETWORKS.values() if each.session == name)
+    network = network_of(name)
     if network.convolutions == 0:
         return
     room = room_for_networks(granted_bytes())
-    way = way_for(RunPlan(path), LocalProfile.AUTO, deformable=True, room_bytes=room)
+    way = way_for(RunPlan(path), LocalProfile.AUTO, network.architecture, room_bytes=room)
     manifest = store.manifest(name)
     print(f"{name}: rewriting (a minute, and a gigabyte and a half of memory)", file=sys.stderr)
     try:

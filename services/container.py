@@ -15,7 +15,7 @@ from pathlib import Path
 import PIL
 
 from config import MIB, LocalSettings, Settings
-from models.inference import RunPlan
+from models.inference import BirefnetSize, RunPlan
 from models.schemas import (
     InferenceInfo,
     MemoryInfo,
@@ -34,8 +34,8 @@ from services.fetcher import Fetcher
 from services.inference import resolve
 from services.inference_process import InferenceProcess
 from services.local_knockout import LocalKnockout
-from services.local_rembg import NETWORKS, LocalRembg
-from services.profiles import room_for_networks, way_for
+from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
+from services.profiles import Way, room_for_networks, way_for
 from services.providers import Providers, open_providers
 from services.remover import BackgroundRemover
 from services.results import ResultStore
@@ -111,7 +111,10 @@ class Services:
     def _state(self, model: ModelId) -> ModelReadiness:
         now = self.removers[model].availability()
         return ModelReadiness(
-            status=now.status, reason=now.reason, sandbox=True if now.sandbox else None
+            status=now.status,
+            reason=now.reason,
+            sandbox=True if now.sandbox else None,
+            first_answer_s=now.first_answer_s,
         )
 
     def _inference(self) -> InferenceInfo:
@@ -123,7 +126,7 @@ class Services:
             loaded=[path.stem for path in now.loaded],
             running=now.running,
             waiting=now.waiting,
-            last_load_s=now.last_load_s,
+            load_s=now.load_s,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -247,23 +250,27 @@ def _local(
     """The models on this machine."""
     room = room_for_networks(granted)
     weights = WeightsStore(settings.weights_dir, files=_weight_files(settings))
-    networks: dict[ModelId, BackgroundRemover] = {
-        model: LocalRembg(
+
+    def way(network: Network) -> Way:
+        return way_for(plan, settings.local_profile, network.architecture, room_bytes=room)
+
+    def remover(network: Network) -> BackgroundRemover:
+        return LocalRembg(
             network,
             weights=weights,
             workers=workers,
             inference=inference,
-            way=way_for(
-                plan,
-                settings.local_profile,
-                deformable=network.convolutions > 0,
-                room_bytes=room,
-            ),
+            way=way(network),
             download=settings.weights_download,
             room_bytes=room,
         )
-        for model, network in NETWORKS.items()
-    }
+
+    chosen = dict(NETWORKS)
+    full_fits = room is None or way(NETWORKS[ModelId.LOCAL_BIREFNET]).peak_bytes <= room
+    size = settings.birefnet_size
+    if size is BirefnetSize.LITE or (size is BirefnetSize.AUTO and not full_fits):
+        chosen[ModelId.LOCAL_BIREFNET] = BIREFNET_LITE
+    networks = {model: remover(network) for model, network in chosen.items()}
     return {**networks, ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers)}
 
 

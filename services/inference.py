@@ -113,14 +113,26 @@ class _Peak:
     per_weight_byte: float
 
 
-# Lines above the peaks measured at 1024x1024 (November 2026): ISNet 760 MB in f32, 550 in bf16, 900
-# under onnxruntime, 590 thriftily; of the rewritten BiRefNet-lite (224 MB) 1770, 1440, unknown and
-# 1030, and of the rewritten BiRefNet-General (973 MB) 3280, 2110, 4900 and 1810.
+# Lines above the peaks measured at 1024x1024 (November 2026). Of .onnx files (ISNet, 88 MB, and
+# BiRefNet-General, 927 MB): under OpenVINO 768 and 3371 MB in f32, 552 and 3421 in bf16; under
+# onnxruntime 885 and 3263, thriftily 588 and 1780. Of OpenVINO's own (BiRefNet-lite and -General),
+# whose weights are mapped: 956 and 1962 MB in f32 (196 and 980 MB of weights), 775 and 1266 in bf16
+# (98 and 490 MB, in halves).
 _OPENVINO_PEAKS = {
-    Precision.F32: _Peak(1_170 * _MB, 2.7),
-    Precision.BF16: _Peak(1_220 * _MB, 1.0),
+    Precision.F32: _Peak(510 * _MB, 3.2),
+    Precision.BF16: _Peak(270 * _MB, 3.5),
 }
-_ONNXRUNTIME_PEAKS = {False: _Peak(1_000 * _MB, 4.1), True: _Peak(800 * _MB, 1.1)}
+_OPENVINO_OWN_PEAKS = {
+    Precision.F32: _Peak(720 * _MB, 1.3),
+    Precision.BF16: _Peak(680 * _MB, 1.3),
+}
+_ONNXRUNTIME_PEAKS = {False: _Peak(700 * _MB, 2.9), True: _Peak(480 * _MB, 1.5)}
+_RESTING_SHARE = 0.8  # of its peak a loaded network holds between runs; 0.4 to 0.78 measured
+
+
+def resting_bytes(plan: RunPlan) -> int:
+    """What a loaded network is likely to hold while another one runs; raises as the other does."""
+    return round(_RESTING_SHARE * estimated_bytes(plan))
 
 
 def estimated_bytes(plan: RunPlan) -> int:
@@ -130,18 +142,14 @@ def estimated_bytes(plan: RunPlan) -> int:
     Raises OSError where the file is missing.
     """
     plan = resolve(plan)
-    if plan.engine is Engine.OPENVINO:
-        peak = _OPENVINO_PEAKS[plan.precision]
-    else:
+    weights = plan.path
+    if plan.engine is Engine.ONNXRUNTIME:
         peak = _ONNXRUNTIME_PEAKS[plan.low_memory]
-    return peak.base_bytes + round(peak.per_weight_byte * _weight_bytes(plan.path))
-
-
-def _weight_bytes(path: Path) -> int:
-    """The file's size; OpenVINO's own format keeps halves where the engine computes in singles."""
-    if path.suffix == ".xml":
-        return 2 * path.with_suffix(".bin").stat().st_size
-    return path.stat().st_size
+    elif plan.path.suffix == ".xml":
+        peak, weights = _OPENVINO_OWN_PEAKS[plan.precision], plan.path.with_suffix(".bin")
+    else:
+        peak = _OPENVINO_PEAKS[plan.precision]
+    return peak.base_bytes + round(peak.per_weight_byte * weights.stat().st_size)
 
 
 def open_runner(plan: RunPlan) -> Runner:
@@ -165,10 +173,12 @@ class OpenVinoRunner:
         self._compiled: Any = None
 
     def load(self) -> None:
+        """Weights in OpenVINO's own format are mapped: read while compiling and let go of."""
         model = read_openvino_model(self._plan.path, output=self._plan.output)
         ov = _openvino()
         try:
-            self._compiled = ov.Core().compile_model(model, "CPU", self._properties())
+            with heap.dropping_pages(self._plan.path.with_suffix(".bin")):
+                self._compiled = ov.Core().compile_model(model, "CPU", self._properties())
         except RuntimeError as error:
             raise _refused(self._plan, error) from error
 

@@ -21,7 +21,7 @@ from typing import IO, Self
 
 from models.errors import FailureCode, RemoverError
 from models.inference import RunPlan
-from services.inference import GraphRefused, Tensor, estimated_bytes
+from services.inference import GraphRefused, Tensor, estimated_bytes, resting_bytes
 from services.inference_child import Message, plan_to_wire, read_tensor, write_tensor
 from utils.turns import Turns
 
@@ -46,22 +46,24 @@ class InferenceStatus:
     """The process at this moment; `pid` is None while there is none.
 
     `loaded` are the networks it holds, `running` says that a network is being run (not loaded),
-    `waiting` counts the jobs whose turn has not come, `last_load_s` is None before the first load.
+    `waiting` counts the jobs whose turn has not come, `load_s` says how long each network took to
+    load when it last did.
     """
 
     pid: int | None
     loaded: tuple[Path, ...]
     running: bool
     waiting: int
-    last_load_s: float | None
+    load_s: dict[str, float]
 
 
 class InferenceProcess:
     """Runs networks in a process of its own. Belongs to one event loop; close it in the end.
 
     Networks stay loaded for `idle_ttl_s` after their last use; with the last of them the process
-    goes. A second network stays beside the first only where the estimates of both fit into
-    `budget_bytes` (None: never). `kill_first` offers the process to the kernel's OOM killer.
+    goes. A second network stays beside the first only where the peak of the one that runs and
+    what the other holds at rest fit into `budget_bytes` (None: never). `kill_first` offers the
+    process to the kernel's OOM killer.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class InferenceProcess:
         self._child: _Child | None = None
         self._last_used: dict[RunPlan, float] = {}
         self._running = False
-        self._last_load_s: float | None = None
+        self._load_s: dict[str, float] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -114,7 +116,7 @@ class InferenceProcess:
             loaded=tuple(plan.path for plan in self._last_used) if alive else (),
             running=self._running,
             waiting=self._turns.waiting,
-            last_load_s=self._last_load_s,
+            load_s=dict(self._load_s),
         )
 
     async def close(self) -> None:
@@ -171,7 +173,7 @@ class InferenceProcess:
             message = await child.message()
             match message["event"]:
                 case "loaded":
-                    self._last_load_s = message["seconds"]
+                    self._load_s[plan.path.stem] = round(message["seconds"], 2)
                     _log.info(
                         "model_loaded",
                         extra={"path": str(plan.path), "ms": round(message["seconds"] * 1000)},
@@ -218,12 +220,14 @@ class InferenceProcess:
         return drop
 
     def _fit(self, plans: list[RunPlan]) -> bool:
+        """Whether the first may run while the others stay loaded."""
         if self._budget_bytes is None:
             return False
         try:
-            return sum(map(estimated_bytes, plans)) <= self._budget_bytes
+            held = estimated_bytes(plans[0]) + sum(map(resting_bytes, plans[1:]))
         except OSError:  # a file that is gone: the engine will say so better
             return False
+        return held <= self._budget_bytes
 
     def _forget(self, plans: list[RunPlan]) -> None:
         for plan in plans:

@@ -23,11 +23,12 @@ from PIL import Image
 
 from models.errors import RemoverUnavailable
 from models.images import Cutout, Flag, Pixels, SourceImage
+from models.inference import Architecture
 from models.schemas import ModelId, ModelStatus
 from services.inference_process import InferenceProcess
 from services.prepared import NotPrepared, prepared
 from services.profiles import Way
-from services.remover import READY, Availability, RemovalOptions, cut_with, opaque
+from services.remover import Availability, RemovalOptions, cut_with, opaque
 from services.weights import WeightsStore
 from services.workers import Workers
 from utils.clock import Deadline
@@ -48,7 +49,8 @@ class Network:
     """One allow-listed rembg session and what its graph expects.
 
     `mean` and `std` are per channel of RGB in 0..1; `logits` says that the graph's output still
-    needs a sigmoid; `peak_bytes` is the memory one 1024x1024 run takes with our options.
+    needs a sigmoid; `convolutions` are its deformable ones, `untouched_bytes` what the released
+    file takes at its peak where it cannot be rewritten. `variant` is said in results.
     """
 
     model: ModelId
@@ -56,8 +58,10 @@ class Network:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     logits: bool
+    architecture: Architecture
     convolutions: int = 0
     untouched_bytes: int = 0
+    variant: str | None = None
 
 
 NETWORKS: Mapping[ModelId, Network] = {
@@ -67,6 +71,7 @@ NETWORKS: Mapping[ModelId, Network] = {
         mean=(0.5, 0.5, 0.5),
         std=(1.0, 1.0, 1.0),
         logits=False,
+        architecture=Architecture.ISNET,
     ),
     ModelId.LOCAL_BIREFNET: Network(
         ModelId.LOCAL_BIREFNET,
@@ -74,10 +79,19 @@ NETWORKS: Mapping[ModelId, Network] = {
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         logits=True,
+        architecture=Architecture.BIREFNET,
         convolutions=20,
         untouched_bytes=14 * _GIB,
     ),
 }
+BIREFNET_LITE = replace(
+    NETWORKS[ModelId.LOCAL_BIREFNET],
+    session="birefnet-general-lite",
+    architecture=Architecture.BIREFNET_LITE,
+    untouched_bytes=12 * _GIB,
+    variant="lite",
+)
+_ALLOWED = {network.session: network for network in (*NETWORKS.values(), BIREFNET_LITE)}
 
 
 class InferenceSession(Protocol):
@@ -136,7 +150,10 @@ class LocalRembg:
                     "weights_unavailable", extra={"model": self.name, "reason": error.reason}
                 )
             else:
-                self._availability = READY
+                self._availability = Availability(
+                    ModelStatus.READY,
+                    first_answer_s=self._way.load_s + self._way.expected_s,
+                )
 
     async def remove(
         self,
@@ -182,7 +199,10 @@ class LocalRembg:
             return released
 
     def _variant(self) -> str | None:
-        return "unverified" if self._weights.is_unverified(self._network.session) else None
+        """What sets the result apart from the network of this name as it was released."""
+        unverified = self._weights.is_unverified(self._network.session)
+        words = [self._network.variant, "unverified" if unverified else None]
+        return ", ".join(word for word in words if word) or None
 
     async def _find_weights(self) -> Path:
         session = self._network.session
@@ -195,12 +215,17 @@ class LocalRembg:
         return found
 
 
+def network_of(session: str) -> Network:
+    """The allow-listed network that rembg calls `session`; raises KeyError for any other."""
+    return _ALLOWED[session]
+
+
 def open_session(name: str, weights: Path, threads: int) -> InferenceSession:
     """The session `name` as rembg runs it, on exactly that file: our reference. Blocks.
 
     Raises ValueError for a name that is not allow-listed.
     """
-    if name not in {network.session for network in NETWORKS.values()}:
+    if name not in _ALLOWED:
         raise ValueError(f"{name!r} is not one of the allowed rembg sessions")
     _quieten_imports()
     from rembg.sessions import sessions_class  # noqa: PLC0415  # heavy, and only in the pool

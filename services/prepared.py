@@ -1,7 +1,8 @@
 """A network's file in the form that is cheap to run, made once from the released one.
 
-Rewriting (services/rewrite_prepare.py) takes a gigabyte for a minute, and even looking whether it
-was done means loading onnx: both happen in a process of their own, `python -m services.prepared`.
+Rewriting (services/rewrite_prepare.py) and OpenVINO's own form (services/openvino_form.py) take two
+gigabytes for a minute, and even looking whether it was done means loading onnx: both happen in a
+process of their own, `python -m services.prepared`.
 """
 
 import argparse
@@ -10,14 +11,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models.inference import Form
-from services.inference import GraphRefused, read_openvino_model
+from services.inference import GraphRefused
 from services.weights import process_lock
+
+if TYPE_CHECKING:
+    from services.rewrite_prepare import RewriteManifest
 
 _ROOT = Path(__file__).parent.parent
 _REFUSED = 3
-_ENDINGS = {Form.NATIVE: ".native.onnx", Form.ROWS: ".rows.onnx", Form.HALVES: ".halves.xml"}
+_ENDINGS = {Form.ROWS: ".rows.onnx", Form.SINGLES: ".singles.xml", Form.HALVES: ".halves.xml"}
+_BETWEEN = ".native.onnx"
 
 
 class NotPrepared(Exception):
@@ -63,34 +69,43 @@ async def prepared(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when the form is in place, else a line on stderr says why it is not."""
-    from services.rewrite_prepare import Recipe, RewriteRefused, prepare  # noqa: PLC0415  # onnx
+    from services.rewrite_prepare import RewriteRefused  # noqa: PLC0415  # onnx
 
     asked = _parser().parse_args(arguments)
     source: Path = asked.source.absolute()
-    rows = asked.form is Form.ROWS
-    rewritten = source.with_suffix(_ENDINGS[Form.ROWS if rows else Form.NATIVE])
-    recipe = Recipe(split_rows=rows, deformable_convolutions=asked.convolutions)
+    target = source.with_suffix(_ENDINGS[asked.form])
     try:
-        prepare(source, rewritten, licence=asked.licence, recipe=recipe)
-        if asked.form is Form.HALVES:
-            _halve(rewritten, source.with_suffix(_ENDINGS[Form.HALVES]))
-    except (RewriteRefused, GraphRefused) as refusal:
+        if asked.form is Form.ROWS:
+            _rewrite(source, target, asked, split_rows=True)
+        else:
+            _make_own(source, target, asked)
+    except (RewriteRefused, GraphRefused, OSError) as refusal:
         print(refusal, file=sys.stderr)  # noqa: T201  # for whoever started this process
         return _REFUSED
     return 0
 
 
-def _halve(network: Path, target: Path) -> None:
-    """OpenVINO's own form, made again where the network is newer; the .xml appears last."""
-    if target.exists() and target.stat().st_mtime_ns >= network.stat().st_mtime_ns:
-        return
-    model = read_openvino_model(network)
-    import openvino  # noqa: PLC0415  # heavy; its telemetry is off by now
+def _rewrite(
+    source: Path, target: Path, asked: argparse.Namespace, *, split_rows: bool
+) -> "RewriteManifest":
+    from services.rewrite_prepare import Recipe, prepare  # noqa: PLC0415  # onnx
 
-    part = target.with_suffix(".part.xml")
-    openvino.save_model(model, str(part), compress_to_fp16=True)
-    part.with_suffix(".bin").replace(target.with_suffix(".bin"))
-    part.replace(target)
+    recipe = Recipe(split_rows=split_rows, deformable_convolutions=asked.convolutions)
+    return prepare(source, target, licence=asked.licence, recipe=recipe)
+
+
+def _make_own(source: Path, target: Path, asked: argparse.Namespace) -> None:
+    """OpenVINO's form, by way of a rewritten file that is not needed afterwards."""
+    from services import openvino_form  # noqa: PLC0415  # onnx
+
+    halves = asked.form is Form.HALVES
+    if openvino_form.is_made(source, target, halves=halves):
+        return
+    between = source.with_suffix(_BETWEEN)
+    rewriting = _rewrite(source, between, asked, split_rows=False)
+    openvino_form.make(between, target, rewriting=rewriting, halves=halves)
+    between.unlink()
+    between.with_suffix(".rewrite.json").unlink()
 
 
 def _parser() -> argparse.ArgumentParser:

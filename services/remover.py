@@ -20,6 +20,7 @@ class Availability:
     status: ModelStatus
     reason: str | None = None
     sandbox: bool = False
+    first_answer_s: float | None = None
 
 
 _NEUTRAL_GREY = 128

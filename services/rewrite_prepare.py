@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from onnx import ModelProto, TensorProto
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,6 +33,7 @@ NEEDED_BYTES = 3 << 29
 """What preparing BiRefNet-General takes at most: 1.1 GB measured, 1.4 GB with split rows."""
 
 Proof: TypeAlias = Literal["pieces", "whole"]
+M = TypeVar("M", bound=BaseModel)
 
 
 class RewriteRefused(Exception):
@@ -142,7 +143,7 @@ def prepare(
             _require_small(gap, recipe)
         manifest = _manifest(source, part, recipe, rewriting, gap, licence)
         part.replace(target)
-        _publish(manifest, target)
+        publish(manifest, target)
     except (OSError, BadModelFile) as error:
         raise RewriteRefused(f"{source.name} cannot be rewritten: {error}") from error
     finally:
@@ -152,11 +153,23 @@ def prepare(
 
 def manifest_of(target: Path) -> RewriteManifest | None:
     """What is written beside a rewritten file; whether it still fits is another question."""
+    return read_manifest(target, RewriteManifest)
+
+
+def read_manifest(target: Path, kind: type[M]) -> M | None:
+    """The manifest of that `kind` beside `target`; None where there is none or it is another."""
     try:
-        text = target.with_suffix(_MANIFEST).read_bytes()
-        return RewriteManifest.model_validate_json(text)
+        return kind.model_validate_json(target.with_suffix(_MANIFEST).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def publish(manifest: BaseModel, target: Path) -> None:
+    """Put the manifest beside `target`: whole, or not at all."""
+    path = target.with_suffix(_MANIFEST)
+    part = path.with_name(path.name + ".part")
+    part.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def _require_memory(granted: int | None) -> None:
@@ -239,10 +252,3 @@ def _manifest(  # noqa: PLR0913, PLR0917  # all that is known
         licence=licence,
         made_at=datetime.now(tz=UTC),
     )
-
-
-def _publish(manifest: RewriteManifest, target: Path) -> None:
-    path = target.with_suffix(_MANIFEST)
-    part = path.with_name(path.name + ".part")
-    part.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -114,7 +114,19 @@ BIREFNET_GENERAL = WeightFile(
     ),
 )
 
-WEIGHT_FILES = (ISNET_GENERAL_USE, BIREFNET_GENERAL)
+BIREFNET_GENERAL_LITE = WeightFile(
+    name="birefnet-general-lite",
+    sources=(
+        ReleaseFile(
+            url=_RELEASE + "BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx",
+            sha256="5600024376f572a557870a5eb0afb1e5961636bef4e1e22132025467d0f03333",
+            licence="BiRefNet by ZhengPeng7/BiRefNet (MIT), converted by danielgatis/rembg (MIT)",
+            size_bytes=224_005_088,
+        ),
+    ),
+)
+
+WEIGHT_FILES = (ISNET_GENERAL_USE, BIREFNET_GENERAL, BIREFNET_GENERAL_LITE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,12 @@
 
 import ctypes
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+_DONT_NEED = 4
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _MIB = 1024**2
@@ -37,6 +42,46 @@ def trim() -> bool:
     """Give every free page back; says whether there were any."""
     libc = _glibc()
     return libc is not None and libc.malloc_trim(ctypes.c_size_t(0)) == 1
+
+
+@contextmanager
+def dropping_pages(path: Path, *, every_s: float = 0.05) -> Iterator[None]:
+    """While this lasts and once more at its end, let go of the pages of `path`, a mapped file.
+
+    They are read again from the page cache when they are touched again. Nothing outside Linux. For
+    files that are mapped to be read only: what was written to a private mapping would be lost.
+    """
+    done = threading.Event()
+
+    def drop() -> None:
+        while not done.wait(every_s):
+            drop_pages(path)
+
+    thread = threading.Thread(target=drop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        drop_pages(path)
+
+
+def drop_pages(path: Path) -> int:
+    """Let go of the pages of `path` wherever it is mapped to be read; how many bytes of mapping."""
+    libc = _glibc()
+    if libc is None:
+        return 0
+    dropped = 0
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        span, rights, _, _, _, *name = line.split(maxsplit=5)
+        if name == [str(path)] and "w" not in rights:
+            start, end = (int(each, 16) for each in span.split("-"))
+            libc.madvise(
+                ctypes.c_void_p(start), ctypes.c_size_t(end - start), ctypes.c_int(_DONT_NEED)
+            )
+            dropped += end - start
+    return dropped
 
 
 def _glibc() -> ctypes.CDLL | None:

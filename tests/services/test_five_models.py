@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from models.schemas import ModelId
-from services.local_rembg import NETWORKS
+from services.local_rembg import BIREFNET_LITE, NETWORKS
 from services.weights import WeightsStore
 from tests.conftest import ROOT, artwork, serving
+from tests.graphs import Deformable, Maker, enlarged
 
 BIREFNET = NETWORKS[ModelId.LOCAL_BIREFNET]
 
@@ -31,6 +32,20 @@ def contract_graph() -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
+    return content
+
+
+def deformable_graph() -> bytes:
+    """The released file's contract and its twenty deformable convolutions, on very little."""
+    maker = Maker()
+    picture = maker.input("input_image", 1, 3, 1024, 1024)
+    x = maker.op(
+        "MaxPool", picture, shape=(1, 3, 16, 16), kernel_shape=[64, 64], strides=[64, 64]
+    )  # fmt: skip
+    for _ in range(BIREFNET.convolutions):
+        x = Deformable(channels=3, kernel=1, pad=0).add(maker, x)
+    maker.output(enlarged(maker, maker.conv(x, 1, 1), 1024, 1024))
+    content: bytes = maker.model.SerializeToString()
     return content
 
 
@@ -68,7 +83,30 @@ def test_the_default_five_all_succeed(weights: tuple[Path, str], tmp_path: Path)
     assert {size[:2] for size in sizes} == {(300, 260)}
     assert fetched == [size[2] for size in sizes]
     assert record["cost_usd"] == pytest.approx(0.0236)
-    assert inference["last_load_s"] > 0
+    assert inference["load_s"]["isnet-general-use"] > 0
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(("memory_limit_mb", "variant"), [(2000, "lite, unverified"), (3100, None)])
+def test_the_lite_network_stands_in_where_the_full_one_does_not_fit(
+    weights: tuple[Path, str], memory_limit_mb: int, variant: str | None, tmp_path: Path
+) -> None:
+    folder, _ = weights
+    place = folder / "models" / BIREFNET_LITE.session / f"{BIREFNET_LITE.session}.onnx"
+    place.parent.mkdir(parents=True)
+    lite = deformable_graph()
+    place.write_bytes(lite)
+    with serving(
+        tmp_path / "temp",
+        weights_dir=folder,
+        unverified_weights=f"{BIREFNET_LITE.session}={hashlib.sha256(lite).hexdigest()}",
+        memory_limit_mb=memory_limit_mb,
+        birefnet_size="auto",
+    ) as server:
+        record = server.shoot(artwork(), models="local-birefnet-general,local-knockout").json()
+    entry = record["results"][0]
+    assert entry.get("variant") == variant
+    assert (entry["status"] == "succeeded") == (variant is not None)
 
 
 @pytest.mark.weights

@@ -6,7 +6,9 @@ The tests marked `weights` run the real ISNet; without its file they are skipped
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from PIL import Image
 from models.images import Flag, SourceImage
 from models.schemas import ModelId
 from services.local_rembg import (
+    BIREFNET_LITE,
     NETWORKS,
     InferenceSession,
     cut_out,
@@ -28,7 +31,17 @@ from services.remover import multiply_alpha
 from services.weights import WeightsStore
 from tests.conftest import DATA, ROOT, serving
 
+Floats = tuple[float, ...]
 ISNET = NETWORKS[ModelId.LOCAL_ISNET]
+
+
+class RembgSession(Protocol):
+    """The part of rembg's own session that is compared."""
+
+    def normalize(
+        self, img: Image.Image, mean: Floats, std: Floats, size: tuple[int, int]
+    ) -> dict[str, NDArray[np.floating]]: ...
+    def predict(self, img: Image.Image) -> list[Image.Image]: ...
 
 
 def source(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8] | None = None) -> SourceImage:
@@ -60,7 +73,7 @@ def test_the_allow_list_holds_local_sessions_that_cost_nothing() -> None:
     from rembg.sessions import sessions_class
 
     by_name = {each.name(): each for each in sessions_class}
-    for network in NETWORKS.values():
+    for network in (*NETWORKS.values(), BIREFNET_LITE):
         session = by_name[network.session]
         assert session.is_local()
         assert not session.has_usage_cost()
@@ -132,6 +145,53 @@ def test_isnet_cuts_what_rembg_publishes(isnet: InferenceSession) -> None:
     assert found.alpha.shape == published.shape
     assert (ours & theirs).sum() / (ours | theirs).sum() >= 0.97
     assert np.abs(found.alpha.astype(int) - published).mean() / 255 < 0.01
+
+
+@pytest.fixture(scope="session")
+def rembgs_own(weights: Path) -> Iterator[RembgSession]:
+    """rembg's ISNet session as its users open it, on our file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("U2NET_HOME", str(weights.parents[2]))
+        patch.setenv("NUMBA_DISABLE_JIT", "1")
+        from rembg import new_session
+
+        yield new_session(ISNET.session, providers=["CPUExecutionProvider"])
+
+
+def full_range_photo() -> Image.Image:
+    """A real photo of the network's own size that holds both 0 and 255."""
+    photo = Image.open(DATA / "anime-girl-1.jpg").convert("RGB").resize((1024, 1024))
+    photo.putpixel((0, 0), (255, 255, 255))
+    return photo
+
+
+@pytest.mark.weights
+def test_input_and_mask_are_rembgs_where_rembg_is_right(
+    isnet: InferenceSession, rembgs_own: RembgSession
+) -> None:
+    photo = full_range_photo()
+    picture = source(np.asarray(photo))
+    (theirs,) = rembgs_own.normalize(photo, ISNET.mean, ISNET.std, (1024, 1024)).values()
+    assert np.abs(network_input(picture, ISNET) - theirs).max() < 1e-6
+    mask, _ = mask_from(predict(isnet, ISNET, picture))
+    (published,) = rembgs_own.predict(photo)
+    assert np.abs(mask.astype(int) - np.asarray(published)).max() <= 1
+
+
+@pytest.mark.weights
+def test_a_dark_picture_is_not_brightened_and_an_empty_one_not_stretched(
+    isnet: InferenceSession, rembgs_own: RembgSession
+) -> None:
+    dark = Image.fromarray(np.asarray(full_range_photo()) // 8)
+    (theirs,) = rembgs_own.normalize(dark, ISNET.mean, ISNET.std, (1024, 1024)).values()
+    ours = network_input(source(np.asarray(dark)), ISNET)
+    assert ours.max() == pytest.approx(np.asarray(dark).max() / 255 - 0.5)
+    assert theirs.max() == pytest.approx(0.5)
+    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+    (stretched,) = rembgs_own.predict(Image.fromarray(noise))
+    mask, flags = mask_from(predict(isnet, ISNET, source(noise)))
+    assert np.asarray(stretched).max() == 255
+    assert (mask.max(), flags) == (0, (Flag.EMPTY,))
 
 
 @pytest.mark.weights

@@ -25,7 +25,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-async def make(source: Path, form: Form = Form.NATIVE, *, convolutions: int = 1) -> Path:
+async def make(source: Path, form: Form = Form.ROWS, *, convolutions: int = 1) -> Path:
     return await prepared(source, convolutions=convolutions, form=form, licence="made in a test")
 
 
@@ -33,7 +33,7 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
-@pytest.mark.parametrize(("form", "count"), [(Form.NATIVE, 1), (Form.ROWS, 7)])
+@pytest.mark.parametrize(("form", "count"), [(Form.ROWS, 7)])
 async def test_the_rewritten_form_stands_beside_the_released_one(
     source: Path, form: Form, count: int
 ) -> None:
@@ -70,7 +70,7 @@ async def test_a_network_with_other_convolutions_is_refused_with_the_reason(sour
     with pytest.raises(NotPrepared) as refusal:
         await make(source, convolutions=2)
     assert "1" in refusal.value.reason
-    assert list(source.parent.glob("*.native.onnx")) == []
+    assert list(source.parent.glob("*.rows.onnx")) == []
 
 
 async def test_a_foreign_file_is_refused_with_the_reason(source: Path) -> None:
@@ -88,4 +88,4 @@ async def test_whoever_stops_waiting_leaves_nothing_half_made(tmp_path: Path) ->
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    assert list(tmp_path.glob("*.native.onnx")) == []
+    assert list(tmp_path.glob("*.rows.onnx")) == []

@@ -256,6 +256,7 @@ async def test_both_sources_failing_names_both(
 MD5S = {  # what rembg pins for the very files whose sha256 we pin
     "isnet-general-use": "fc16ebd8b0c10d971d3513d564d01e29",
     "birefnet-general": "7a35a0141cbbc80de11d9c9a28f52697",
+    "birefnet-general-lite": "4fab47adc4ff364be1713e97b7e66334",
 }
 
 

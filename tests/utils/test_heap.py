@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +25,9 @@ print(heap.tame())
 """
 
 
-def printed(script: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+def printed(script: str, *arguments: Path) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -47,3 +47,32 @@ def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "plan9")
     assert not heap.tame()
     assert not heap.trim()
+
+
+DROPPING = """
+import mmap, re, sys
+from pathlib import Path
+from utils import heap
+
+def mapped_kb():
+    return int(re.search(r"RssFile:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+path = Path(sys.argv[1])
+with path.open("rb") as file:
+    view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+before = hash(view[:])
+full = mapped_kb()
+with heap.dropping_pages(path):
+    pass
+print(full - mapped_kb(), hash(view[:]) == before, heap.drop_pages(path.with_name("other")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc only")
+def test_pages_of_a_mapped_file_are_let_go_of_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"w" * 20_000_000)
+    dropped_kb, same, elsewhere = printed(DROPPING, path).split()
+    assert int(dropped_kb) > 15_000
+    assert same == "True"
+    assert elsewhere == "0"
