@@ -15,6 +15,9 @@ class SkipReason(StrEnum):
     UNCONFIGURED = "unconfigured"
     UNAVAILABLE = "unavailable"
     CIRCUIT_OPEN = "circuit_open"
+    BUDGET = "budget"
+    NOT_NEEDED = "not_needed"
+    ENOUGH = "enough"
 
 
 @dataclass(frozen=True, slots=True)

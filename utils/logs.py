@@ -12,6 +12,8 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+key_id: ContextVar[str] = ContextVar("key_id", default="open")
+"""Whose API key the request came with, by its id; `open` where the service asks for none."""
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "message": "event"}
