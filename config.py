@@ -235,17 +235,22 @@ class StorageSettings(Group):
         description="Folder for uploads on their way and for results.",
     )
     result_ttl_h: float = Field(
-        24, gt=0, le=24 * 365, description="Hours after which a result is forgotten."
+        24, gt=0, le=24 * 365, description="Hours after which a shot's pictures are forgotten."
+    )
+    record_ttl_days: float = Field(
+        30, ge=0, le=3650, description="Days for which its record outlives them."
     )
     result_quota_mb: int = Field(
-        2048, ge=1, description="MiB that results may take; beyond it the oldest go."
+        2048,
+        ge=1,
+        description="MiB that pictures may take; beyond it the least recently used go.",
     )
     min_free_disk_mb: int = Field(
         256, ge=0, description="MiB of disk that must stay free; below it a shot is told 507."
     )
     data_dir: OptionalPath = Field(
         None,
-        description="Folder of the cost ledger; put it on a persistent volume. "
+        description="Folder of the cost ledger and of records; put it on a persistent volume. "
         "Empty: data inside TEMP_DIR.",
     )
     public_base_url: BaseUrl = Field(

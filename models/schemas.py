@@ -227,7 +227,9 @@ class ShotRecord(BaseModel):
     """A shot: one picture, one entry for each requested model in the fixed order."""
 
     request_id: str = Field(examples=["9f2c4be1a1d84f0c8a3d5e6f70819203"])
-    status: Literal["running", "complete"]
+    status: Literal["running", "complete", "expired"] = Field(
+        description="`expired`: the pictures are gone, the record is kept."
+    )
     created_at: datetime
     image: ImageInfo
     results: list[ResultEntry]

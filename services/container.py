@@ -206,12 +206,11 @@ async def open_services(
 def _providers(
     settings: Settings, workers: Workers, uploads: Path
 ) -> AbstractAsyncContextManager[Providers]:
-    storage = settings.storage
     return open_providers(
         settings.providers,
         workers=workers,
         temp_dir=uploads,
-        data_dir=storage.data_dir or storage.temp_dir / "data",
+        data_dir=_data_dir(settings),
     )
 
 
@@ -289,10 +288,17 @@ def _in_order(
     return {entry.id: present[entry.id] for entry in CATALOGUE}
 
 
+def _data_dir(settings: Settings) -> Path:
+    """Where lives what must outlive this process and its box."""
+    return settings.storage.data_dir or settings.storage.temp_dir / "data"
+
+
 def _open_results(settings: Settings) -> ResultStore:
     storage = settings.storage
     store = ResultStore(
         storage.temp_dir / "results",
+        records=_data_dir(settings) / "records",
+        record_ttl=timedelta(days=storage.record_ttl_days),
         ttl=timedelta(hours=storage.result_ttl_h),
         quota_bytes=storage.result_quota_mb * MIB,
         min_free_bytes=storage.min_free_disk_mb * MIB,

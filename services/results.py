@@ -1,15 +1,20 @@
-"""Where results live: a folder for each shot under TEMP_DIR, with a time to live and a quota.
+"""Where results live: pictures under TEMP_DIR for hours, their records under DATA_DIR for a month.
 
-A shot's folder holds `record.json` and one PNG for each cut-out. Files appear under their final
+A shot's pictures are one folder with a PNG for each cut-out; they have a time to live and a quota,
+and what was asked for longest ago goes first. Its record is one JSON file, which outlives them: a
+late pick or a question about money still finds it, as `expired`. Files appear under their final
 name only when they are whole, so a reader never meets half of one.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
 import secrets
 import shutil
+import threading
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -26,7 +31,7 @@ from utils.clock import utc_now
 
 _log = logging.getLogger(__name__)
 
-_RECORD = "record.json"
+_PIXELS = ("url", "preview_url", "print_url", "print", "print_width", "print_height")
 _INTERRUPTED = ResultError(
     code=FailureCode.CANCELLED,
     message="The service was stopped before this model had finished.",
@@ -59,25 +64,46 @@ class PrintKey:
     asked: str
 
 
-class ResultStore:
-    """Keeps results for `ttl` and within `quota_bytes`, the oldest going first."""
+@dataclass(slots=True)
+class _Held:
+    """A shot whose pictures are here; one that still runs is not evicted."""
 
-    def __init__(
-        self, folder: Path, *, ttl: timedelta, quota_bytes: int, min_free_bytes: int
+    expires_at: datetime
+    bytes: int = 0
+    running: bool = False
+
+
+class ResultStore:
+    """Pictures for `ttl` and within `quota_bytes`; records for `record_ttl` longer."""
+
+    def __init__(  # noqa: PLR0913  # its limits, all named
+        self,
+        folder: Path,
+        *,
+        records: Path,
+        ttl: timedelta,
+        record_ttl: timedelta,
+        quota_bytes: int,
+        min_free_bytes: int,
     ) -> None:
         self._folder = folder
+        self._records = records
         self._ttl = ttl
+        self._record_ttl = record_ttl
         self._quota_bytes = quota_bytes
         self._room = Room(folder, min_free_bytes)
-        # when each shot is to be forgotten, oldest first
-        self._expiry: dict[str, datetime] = {}
+        # the one asked for longest ago first; changed by the loop's thread and by the pool's
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._changing = threading.RLock()
 
     def open(self) -> None:
         """Take up what an earlier process left; orphans and partial files are removed. Blocks."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        found = [record for path in self._folder.iterdir() if (record := self._recover(path))]
-        for record in sorted(found, key=lambda each: each.created_at):
-            self._expiry[record.request_id] = record.expires_at
+        for folder in (self._folder, self._records):
+            folder.mkdir(parents=True, exist_ok=True)
+        for partial in self._records.glob("*/*.part"):
+            partial.unlink()
+        for path in sorted(self._folder.iterdir(), key=lambda each: each.stat().st_mtime):
+            self._recover(path)
         self.sweep()
 
     def check_room(self, needed_bytes: int = 0) -> None:
@@ -88,32 +114,37 @@ class ResultStore:
         return created_at + self._ttl
 
     def holds(self, request_id: str) -> bool:
-        expiry = self._expiry.get(request_id)
-        return expiry is not None and expiry > utc_now()
+        """Whether the shot's pictures are here."""
+        held = self._held.get(request_id)
+        return held is not None and held.expires_at > utc_now()
 
     async def create(self, record: ShotRecord) -> None:
         """Raises InsufficientStorage where the disk is full."""
         with full_disk_said("results"):
             await asyncio.to_thread(self._create, record)
-        self._expiry[record.request_id] = record.expires_at
 
     async def save(self, record: ShotRecord) -> None:
         """Replace the record; one that was deleted meanwhile stays deleted."""
-        if self.holds(record.request_id):
-            await asyncio.to_thread(self._write_record, record)
+        await asyncio.to_thread(self._save, record)
 
     async def record(self, request_id: str) -> ShotRecord:
-        if not self.holds(request_id):
+        """As it stands; without links where its pictures are gone. ResultNotFound: unknown."""
+        record = await asyncio.to_thread(self._read_record, request_id)
+        if record is None:
             raise _not_found(request_id)
-        try:
-            text = await asyncio.to_thread((self._home(request_id) / _RECORD).read_bytes)
-        except FileNotFoundError:
-            raise _not_found(request_id) from None
-        return ShotRecord.model_validate_json(text)
+        if self.holds(request_id):
+            self._use(request_id)
+            return record
+        return _expired(record)
 
     async def picture(self, request_id: str, model: ModelId) -> StoredPicture:
         """The stored PNG of one cut-out; ResultNotFound where there is none."""
         record = await self.record(request_id)
+        if record.status == "expired":
+            raise ResultNotFound(
+                f"The pictures of shot {request_id} have expired.",
+                hint="Its record is still there, without pictures.",
+            )
         entry = next((each for each in record.results if each.model == model), None)
         if entry is None or entry.sha256 is None or entry.bytes is None:
             raise ResultNotFound(f"Shot {request_id} holds no cut-out of {model}.")
@@ -125,6 +156,7 @@ class ResultStore:
     ) -> StoredPicture:
         """Write a PNG from its pieces, then make room for it. Blocks: call it in the pool."""
         path = self._picture(request_id, model)
+        before = _size(path)
         digest, size = hashlib.sha256(), 0
         partial = path.with_suffix(".part")
         with partial.open("wb") as file:
@@ -132,7 +164,7 @@ class ResultStore:
                 digest.update(piece)
                 size += file.write(piece)
         partial.replace(path)
-        self._make_room(keep=request_id)
+        self._grow(request_id, size - before)
         return StoredPicture(path, size, digest.hexdigest())
 
     def print_path(self, key: PrintKey) -> Path:
@@ -168,22 +200,28 @@ class ResultStore:
             await asyncio.to_thread(partial.unlink, missing_ok=True)
 
     def _adopt(self, partial: Path, target: Path, key: PrintKey) -> None:
+        before = _size(target)
         try:
             partial.replace(target)
         except FileNotFoundError:
             return
-        self._make_room(keep=key.request_id)
+        self._grow(key.request_id, _size(target) - before)
 
     async def delete(self, request_id: str) -> None:
-        if not self.holds(request_id):
+        """Forget pictures and record; ResultNotFound where there is neither."""
+        if not await asyncio.to_thread(self._delete, request_id):
             raise _not_found(request_id)
-        await asyncio.to_thread(self._forget, request_id)
 
     def sweep(self) -> None:
         """Forget what has expired. Blocks."""
         now = utc_now()
-        for request_id in [each for each, expiry in self._expiry.items() if expiry <= now]:
-            self._forget(request_id)
+        for request_id in [key for key, held in self._held.items() if held.expires_at <= now]:
+            self._drop(request_id)
+        oldest_s = (now - self._ttl - self._record_ttl).timestamp()
+        for path in self._records.glob("*/*.json"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest_s:
+                    path.unlink()
 
     def _home(self, request_id: str) -> Path:
         return self._folder / request_id
@@ -191,54 +229,89 @@ class ResultStore:
     def _picture(self, request_id: str, model: ModelId) -> Path:
         return self._home(request_id) / f"{model}.png"
 
+    def _record(self, request_id: str) -> Path:
+        return self._records / request_id[:2] / f"{request_id}.json"
+
     def _create(self, record: ShotRecord) -> None:
         self._home(record.request_id).mkdir()
-        self._write_record(record)
+        self._record(record.request_id).parent.mkdir(exist_ok=True)
+        with self._changing:
+            self._held[record.request_id] = _held(record)
+            self._write_record(record)
+
+    def _save(self, record: ShotRecord) -> None:
+        with self._changing:
+            if not self._record(record.request_id).exists():
+                _log.info("record_deleted_meanwhile", extra={"shot": record.request_id})
+                return
+            self._write_record(record)
+            if (held := self._held.get(record.request_id)) is not None:
+                held.running = record.status == "running"
 
     def _write_record(self, record: ShotRecord) -> None:
-        path = self._home(record.request_id) / _RECORD
+        path = self._record(record.request_id)
         partial = path.with_suffix(".part")
-        try:
-            partial.write_text(record.model_dump_json(), encoding="utf-8")
-            partial.replace(path)
-        except FileNotFoundError:
-            _log.info("record_deleted_meanwhile", extra={"shot": record.request_id})
+        partial.write_text(record.model_dump_json(), encoding="utf-8")
+        partial.replace(path)
 
-    def _recover(self, path: Path) -> ShotRecord | None:
-        """The record in a folder left by an earlier process; what is no record is removed."""
+    def _read_record(self, request_id: str) -> ShotRecord | None:
         try:
-            record = ShotRecord.model_validate_json((path / _RECORD).read_bytes())
-        except (OSError, ValidationError):
-            _remove(path)
+            content = self._record(request_id).read_bytes()
+        except FileNotFoundError:
             return None
+        record = ShotRecord.model_validate_json(content)
+        return record if record.expires_at + self._record_ttl > utc_now() else None
+
+    def _recover(self, path: Path) -> None:
+        """Take up a folder left by an earlier process; what belongs to no record is removed."""
+        try:
+            record = self._read_record(path.name)
+        except ValidationError:
+            record = None
+        if record is None or not path.is_dir():
+            _remove(path)
+            return
         for partial in path.glob("*.part"):
             partial.unlink()
         if record.status == "running":
             record = _interrupted(record)
             self._write_record(record)
-        return record
+        held = _held(record)
+        held.bytes = sum(_size(each) for each in path.iterdir())
+        self._held[record.request_id] = held
 
-    def _make_room(self, *, keep: str) -> None:
-        sizes = {request_id: self._size(request_id) for request_id in list(self._expiry)}
-        total = sum(sizes.values())
-        for request_id, size in sizes.items():
-            if total <= self._quota_bytes:
-                return
-            if request_id != keep:
-                self._forget(request_id)
-                total -= size
-                _log.info("result_evicted", extra={"shot": request_id, "bytes": size})
+    def _use(self, request_id: str) -> None:
+        """It was asked for: it goes last now, also after a restart (its folder's time says so)."""
+        with self._changing, contextlib.suppress(KeyError, OSError):
+            self._held.move_to_end(request_id)
+            os.utime(self._home(request_id))
 
-    def _size(self, request_id: str) -> int:
-        try:
-            with os.scandir(self._home(request_id)) as files:
-                return sum(each.stat().st_size for each in files)
-        except FileNotFoundError:
-            return 0
+    def _grow(self, request_id: str, by: int) -> None:
+        """Count new bytes, then make room: whoever was asked for longest ago loses its pictures."""
+        with self._changing:
+            if (held := self._held.get(request_id)) is not None:
+                held.bytes += by
+            total = sum(each.bytes for each in self._held.values())
+            for other, each in list(self._held.items()):
+                if total <= self._quota_bytes:
+                    return
+                if other != request_id and not each.running:
+                    total -= each.bytes
+                    _log.info("result_evicted", extra={"shot": other, "bytes": each.bytes})
+                    self._drop(other)
 
-    def _forget(self, request_id: str) -> None:
-        self._expiry.pop(request_id, None)
+    def _drop(self, request_id: str) -> None:
+        """The pictures go, the record stays."""
+        with self._changing:
+            self._held.pop(request_id, None)
         _remove(self._home(request_id))
+
+    def _delete(self, request_id: str) -> bool:
+        with self._changing:
+            known = self._record(request_id).exists()
+            self._record(request_id).unlink(missing_ok=True)
+            self._drop(request_id)
+        return known
 
 
 def _appended(path: Path, piece: bytes) -> bool:
@@ -250,6 +323,26 @@ def _appended(path: Path, piece: bytes) -> bool:
         _log.warning("print_not_kept", extra={"reason": error.strerror})
         return False
     return True
+
+
+def _held(record: ShotRecord) -> _Held:
+    return _Held(record.expires_at, running=record.status == "running")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _expired(record: ShotRecord) -> ShotRecord:
+    """What is left of a record whose pictures are gone."""
+    if record.status == "running":  # the folder was lost with the process that worked on it
+        record = _interrupted(record)
+    gone: dict[str, object] = dict.fromkeys(_PIXELS)
+    results = [each.model_copy(update=gone) for each in record.results]
+    return record.model_copy(update={"status": "expired", "results": results, "prints": None})
 
 
 def _interrupted(record: ShotRecord) -> ShotRecord:
@@ -274,5 +367,6 @@ def _remove(path: Path) -> None:
 
 def _not_found(request_id: str) -> ResultNotFound:
     return ResultNotFound(
-        f"There is no shot {request_id}.", hint="Results are forgotten after their time to live."
+        f"There is no shot {request_id}.",
+        hint="Records are kept for weeks after their pictures.",
     )

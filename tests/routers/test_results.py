@@ -89,7 +89,8 @@ def test_delete_forgets_record_and_pictures_at_once(server: Server) -> None:
 
 def test_what_nobody_foresaw_is_a_problem_without_a_stack_trace(server: Server) -> None:
     request_id = shot(server)
-    (server.temp_dir / "results" / request_id / "record.json").write_text("{ damaged")
+    (record,) = (server.temp_dir / "data" / "records").glob(f"*/{request_id}.json")
+    record.write_text("{ damaged")
     response = server.client.get(f"/results/{request_id}")
     problem(response, 500, "internal_error")
     assert "Traceback" not in response.text
@@ -100,7 +101,13 @@ def test_results_expire(tmp_path: Path) -> None:
     with serving(tmp_path, result_ttl_h=1 / 3600) as server:
         request_id = shot(server)
         time.sleep(1.1)
+        record = server.client.get(f"/results/{request_id}").json()
+        picture = server.client.get(f"/results/{request_id}/local-knockout.png")
+        problem(picture, 404, "result_not_found")
+        assert server.client.delete(f"/results/{request_id}").status_code == 204
         problem(server.client.get(f"/results/{request_id}"), 404, "result_not_found")
+    assert record["status"] == "expired"
+    assert "url" not in record["results"][0]
 
 
 def test_results_survive_a_restart(tmp_path: Path) -> None:

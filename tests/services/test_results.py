@@ -1,5 +1,6 @@
 """The result store: whole files only, a time to live, a quota, and an honest start."""
 
+import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +17,19 @@ pytestmark = pytest.mark.anyio
 KNOCKOUT = ModelId.LOCAL_KNOCKOUT
 
 
-def opened(folder: Path, *, quota_bytes: int = 10**9, min_free_bytes: int = 0) -> ResultStore:
+def opened(
+    folder: Path,
+    *,
+    quota_bytes: int = 10**9,
+    min_free_bytes: int = 0,
+    ttl: timedelta = timedelta(hours=1),
+    record_ttl: timedelta = timedelta(days=30),
+) -> ResultStore:
     store = ResultStore(
-        folder,
-        ttl=timedelta(hours=1),
+        folder / "results",
+        records=folder / "data" / "records",
+        ttl=ttl,
+        record_ttl=record_ttl,
         quota_bytes=quota_bytes,
         min_free_bytes=min_free_bytes,
     )
@@ -54,15 +64,95 @@ async def test_a_picture_is_read_back_with_its_digest(tmp_path: Path) -> None:
     assert found == stored
 
 
-async def test_the_oldest_goes_when_the_quota_is_full(tmp_path: Path) -> None:
+async def test_what_was_asked_for_longest_ago_goes_when_the_quota_is_full(tmp_path: Path) -> None:
     store = opened(tmp_path, quota_bytes=30_000)
-    for name in "abc":
+    for name in "ab":
         await store.create(record(name))
         store.write_picture(name * 32, KNOCKOUT, [bytes(12_000)])
+    await store.record("a" * 32)
+    await store.create(record("c"))
+    store.write_picture("c" * 32, KNOCKOUT, [bytes(12_000)])
+    assert [store.holds(name * 32) for name in "abc"] == [True, False, True]
+    assert not (tmp_path / "results" / ("b" * 32)).exists()
+    assert (await store.record("b" * 32)).status == "expired"
+
+
+async def test_the_order_of_use_survives_a_restart(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for age, name in enumerate("abc"):
+        await store.create(record(name))
+        store.write_picture(name * 32, KNOCKOUT, [bytes(12_000)])
+        os.utime(tmp_path / "results" / (name * 32), (age, age))
+    await store.record("a" * 32)
+    store = opened(tmp_path, quota_bytes=40_000)
+    await store.create(record("d"))
+    store.write_picture("d" * 32, KNOCKOUT, [bytes(12_000)])
+    assert [store.holds(name * 32) for name in "abcd"] == [True, False, True, True]
+
+
+async def test_a_shot_that_still_runs_keeps_its_pictures(tmp_path: Path) -> None:
+    store = opened(tmp_path, quota_bytes=30_000)
+    await store.create(record("a", pending=True))
+    for name in "bc":
+        await store.create(record(name))
+    for name in "abc":
+        store.write_picture(name * 32, KNOCKOUT, [bytes(14_000)])
+    assert [store.holds(name * 32) for name in "abc"] == [True, False, True]
+    await store.save(record("a"))
+    store.write_picture("c" * 32, ModelId.LOCAL_ISNET, [bytes(14_000)])
     assert not store.holds("a" * 32)
-    assert store.holds("b" * 32)
-    assert store.holds("c" * 32)
-    assert not (tmp_path / ("a" * 32)).exists()
+
+
+async def test_a_picture_written_again_counts_once(tmp_path: Path) -> None:
+    store = opened(tmp_path, quota_bytes=30_000)
+    for name in "ab":
+        await store.create(record(name))
+    store.write_picture("a" * 32, KNOCKOUT, [bytes(12_000)])
+    for _ in range(5):
+        store.write_picture("b" * 32, KNOCKOUT, [bytes(12_000)])
+    assert store.holds("a" * 32)
+
+
+async def test_the_record_outlives_its_pictures_and_then_goes(tmp_path: Path) -> None:
+    shot = record("a").model_copy(update={"expires_at": utc_now() - timedelta(seconds=1)})
+    store = opened(tmp_path)
+    await store.create(shot)
+    store.sweep()
+    assert list((tmp_path / "results").iterdir()) == []
+    found = await store.record("a" * 32)
+    assert (found.status, found.results[0].status, found.results[0].url) == (
+        "expired",
+        "succeeded",
+        None,
+    )
+    with pytest.raises(ResultNotFound, match="expired"):
+        await store.picture("a" * 32, KNOCKOUT)
+    brief = opened(tmp_path, record_ttl=timedelta(0), ttl=timedelta(0))
+    with pytest.raises(ResultNotFound):
+        await brief.record("a" * 32)
+    assert list((tmp_path / "data" / "records").glob("*/*")) == []
+
+
+async def test_a_record_whose_folder_was_lost_while_it_ran_says_what_became_of_it(
+    tmp_path: Path,
+) -> None:
+    await opened(tmp_path).create(record("a", pending=True))
+    shutil.rmtree(tmp_path / "results")
+    found = await opened(tmp_path).record("a" * 32)
+    assert (found.status, found.results[0].status) == ("expired", "failed")
+
+
+async def test_deleting_forgets_record_and_pictures_also_after_they_expired(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for name, age in (("a", 0), ("b", 2)):
+        shot = record(name)
+        await store.create(
+            shot.model_copy(update={"expires_at": shot.expires_at - timedelta(hours=age)})
+        )
+        await store.delete(name * 32)
+        with pytest.raises(ResultNotFound):
+            await store.delete(name * 32)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 async def test_a_result_larger_than_the_quota_is_still_served(tmp_path: Path) -> None:
@@ -78,18 +168,19 @@ async def test_a_restart_removes_partial_files_and_orphans_and_nothing_else(
     store = opened(tmp_path)
     await store.create(record("a"))
     store.write_picture("a" * 32, KNOCKOUT, [b"whole"])
-    (tmp_path / ("a" * 32) / "local-isnet.part").write_bytes(b"half")
-    (tmp_path / "orphan").mkdir()
-    (tmp_path / "stray.txt").write_text("?")
-    (tmp_path / ("b" * 32)).mkdir()
-    (tmp_path / ("b" * 32) / "record.json").write_text("{ half a rec")
+    results, records = tmp_path / "results", tmp_path / "data" / "records"
+    (results / ("a" * 32) / "local-isnet.part").write_bytes(b"half")
+    (results / "orphan").mkdir()
+    (results / "stray.txt").write_text("?")
+    (results / ("b" * 32)).mkdir()
+    (records / "bb").mkdir()
+    (records / "bb" / f"{'b' * 32}.json").write_text("{ half a rec")
+    (records / "bb" / f"{'b' * 32}.part").write_text("{ half")
     reopened = opened(tmp_path)
     assert reopened.holds("a" * 32)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["a" * 32]
-    assert sorted(each.name for each in (tmp_path / ("a" * 32)).iterdir()) == [
-        "local-knockout.png",
-        "record.json",
-    ]
+    assert [each.name for each in results.iterdir()] == ["a" * 32]
+    assert [each.name for each in (results / ("a" * 32)).iterdir()] == ["local-knockout.png"]
+    assert list(records.glob("*/*.part")) == []
 
 
 async def test_what_was_pending_when_the_process_ended_has_failed(tmp_path: Path) -> None:
@@ -109,13 +200,13 @@ async def test_a_record_deleted_while_models_run_stays_deleted(tmp_path: Path) -
     await store.save(shot)
     with pytest.raises(ResultNotFound):
         await store.record(shot.request_id)
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-async def test_pictures_lost_from_disk_are_not_found_rather_than_a_crash(tmp_path: Path) -> None:
+async def test_a_record_lost_from_disk_is_not_found_rather_than_a_crash(tmp_path: Path) -> None:
     store = opened(tmp_path)
     await store.create(record("a"))
-    shutil.rmtree(tmp_path / ("a" * 32))
+    shutil.rmtree(tmp_path / "data")
     with pytest.raises(ResultNotFound):
         await store.record("a" * 32)
 

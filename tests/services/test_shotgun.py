@@ -1,7 +1,6 @@
 """The shotgun's rules: all at once, each outcome its own, and what the pixels say."""
 
 import asyncio
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,18 @@ from models.schemas import ModelId
 from services.admission import Gate
 from services.records import store_cutout, visible_box
 from services.remover import RemovalOptions
-from services.results import ResultStore
 from services.shotgun import Plan, Shotgun
 from services.workers import Workers
 from tests.conftest import artwork
 from tests.fakes import FakeRemover, unavailable
+from tests.services.test_results import opened
 from utils.clock import Deadline
 
 pytestmark = pytest.mark.anyio
 
 
 def shotgun(folder: Path, *removers: FakeRemover, running_limit: int = 4) -> Shotgun:
-    results = ResultStore(
-        folder / "results", ttl=timedelta(hours=1), quota_bytes=10**9, min_free_bytes=0
-    )
-    results.open()
+    results = opened(folder)
     return Shotgun(
         removers={each.name: each for each in removers},
         results=results,
@@ -114,9 +110,8 @@ def test_the_box_holds_what_is_more_than_dust() -> None:
 async def test_a_cutout_that_keeps_nothing_or_everything_is_flagged(
     tmp_path: Path, level: int, flags: tuple[Flag, ...]
 ) -> None:
-    results = ResultStore(tmp_path, ttl=timedelta(hours=1), quota_bytes=10**9, min_free_bytes=0)
-    results.open()
-    (tmp_path / "shot").mkdir()
+    results = opened(tmp_path)
+    (tmp_path / "results" / "shot").mkdir()
     cutout = Cutout(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), level, np.uint8))
     stored = store_cutout(results, "shot", ModelId.LOCAL_ISNET, cutout)
     assert stored.flags == flags
