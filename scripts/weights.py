@@ -98,7 +98,7 @@ async def _rewrite(name: str, path: Path, *, store: WeightsStore) -> None:
     room = room_for_networks(granted_bytes())
     way = way_for(RunPlan(path), LocalProfile.AUTO, network.architecture, room_bytes=room)
     manifest = store.manifest(name)
-    print(f"{name}: rewriting (a minute, and a gigabyte and a half of memory)", file=sys.stderr)
+    print(f"{name}: rewriting (a minute, and two gigabytes of memory)", file=sys.stderr)
     try:
         made = await prepared(
             path,

@@ -27,7 +27,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from services.inference import GraphRefused, read_openvino_model
-from services.rewrite_prepare import Place, RewriteManifest, publish, read_manifest
+from services.rewrite_prepare import (
+    Place,
+    RewriteManifest,
+    publish,
+    read_manifest,
+    require_memory,
+)
+from utils.memory import granted_bytes
+
+NEEDED_BYTES = 9 << 28
+"""What making BiRefNet-General's form takes at most: 2.2 GB measured."""
 
 _RECIPE = 1
 _SEED = 20261124
@@ -87,14 +97,25 @@ def is_made(source: Path, target: Path, *, halves: bool) -> bool:
     return known is not None and known.fits(source, target, halves=halves)
 
 
-def make(network: Path, target: Path, *, rewriting: RewriteManifest, halves: bool) -> FormManifest:
+def make(
+    network: Path,
+    target: Path,
+    *,
+    rewriting: RewriteManifest,
+    halves: bool,
+    granted: int | None = None,
+) -> FormManifest:
     """Write `network`, rewritten as told by `rewriting`, as `target`; its weights may be halves.
 
     The .xml takes its place last, then the manifest: without both the form counts as not made.
 
+    `granted` is the memory to work in; None asks the system.
+
     Raises:
         GraphRefused: OpenVINO cannot read it, or a rearranged sum differs by more than 1e-4.
+        RewriteRefused: there is too little memory to make it in.
     """
+    require_memory(NEEDED_BYTES, granted_bytes() if granted is None else granted)
     model = read_openvino_model(network)
     found = sum(op.get_type_name() == _DEFORMABLE for op in model.get_ops())
     arranged = arrange(model)

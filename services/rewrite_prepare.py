@@ -122,7 +122,7 @@ def prepare(
     known = manifest_of(target)
     if known is not None and known.fits(source, target, recipe):
         return known
-    _require_memory(granted_bytes() if granted is None else granted)
+    require_memory(NEEDED_BYTES, granted_bytes() if granted is None else granted)
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,10 +172,11 @@ def publish(manifest: BaseModel, target: Path) -> None:
     part.replace(path)
 
 
-def _require_memory(granted: int | None) -> None:
-    if granted is not None and granted < NEEDED_BYTES:
+def require_memory(needed: int, granted: int | None) -> None:
+    """Raises RewriteRefused, with what to do instead, where less is granted (None: unknown)."""
+    if granted is not None and granted < needed:
         raise RewriteRefused(
-            f"rewriting takes up to {NEEDED_BYTES >> 20} MiB of memory and {granted >> 20} MiB are "
+            f"rewriting takes up to {needed >> 20} MiB of memory and {granted >> 20} MiB are "
             "granted: prepare the weights on a larger machine, once, and copy the result"
         )
 

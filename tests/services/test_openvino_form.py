@@ -10,7 +10,7 @@ import pytest
 from models.inference import Engine, Precision, RunPlan
 from services.inference import Tensor, open_runner, read_openvino_model
 from services.openvino_form import FormManifest, arrange, is_made, make
-from services.rewrite_prepare import Recipe, prepare, read_manifest
+from services.rewrite_prepare import Recipe, RewriteRefused, prepare, read_manifest
 from tests.graphs import Deformable, Maker
 
 SIDE = 12
@@ -149,6 +149,15 @@ def test_the_manifest_says_what_it_is_and_from_what(
     assert manifest.licence == "made in a test"
     assert is_made(source, target, halves=halves)
     assert not is_made(source, target, halves=not halves)
+
+
+def test_a_box_too_small_is_told_what_to_do(rewritten: tuple[Path, Path]) -> None:
+    source, native = rewritten
+    target = source.with_suffix(".own.xml")
+    rewriting = prepare(source, native, licence="", recipe=Recipe())
+    with pytest.raises(RewriteRefused, match="larger machine"):
+        make(native, target, rewriting=rewriting, halves=False, granted=1 << 30)
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("lost", [".xml", ".bin", ".rewrite.json"])
