@@ -250,8 +250,8 @@ class StorageSettings(Group):
     )
     data_dir: OptionalPath = Field(
         None,
-        description="Folder of the cost ledger and of records; put it on a persistent volume. "
-        "Empty: data inside TEMP_DIR.",
+        description="Folder of the cost ledger, of records and of picks; put it on a persistent "
+        "volume. Empty: data inside TEMP_DIR.",
     )
     public_base_url: BaseUrl = Field(
         "",
@@ -310,6 +310,36 @@ class LocalSettings(Group):
     )
 
 
+class PickSettings(Group):
+    """What customers picked, and what is made of it."""
+
+    picks_fsync: Literal["always", "interval", "never"] = Field(
+        "always",
+        description="When a pick is forced to the disk: `always` before it is answered, `interval` "
+        "once a second, `never` when the system likes.",
+    )
+    picks_on_failure: Literal["refuse", "log"] = Field(
+        "refuse",
+        description="What becomes of a pick that the disk does not take: `refuse` answers 503, "
+        "`log` answers 202 and writes the whole line, with reason and metadata, to the log.",
+    )
+    picks_rotate_mb: int = Field(
+        64, ge=1, le=4096, description="MiB at which the journal's file is put away, compressed."
+    )
+    picks_retention_days: float = Field(
+        730, ge=1, le=36500, description="Days for which picks are kept."
+    )
+    picks_half_life_days: float = Field(
+        14, gt=0, le=36500, description="Days after which a pick counts half in what is learned."
+    )
+    picks_worth_usd: float = Field(
+        0.05,
+        ge=0,
+        description="What it is worth, in US dollars, that the customer finds a better cut-out: a "
+        "paid model is worth asking when its chance of being picked times this exceeds its price.",
+    )
+
+
 class Settings(BaseModel):
     """Everything the service can be told, by group."""
 
@@ -320,6 +350,7 @@ class Settings(BaseModel):
     inputs: InputSettings
     storage: StorageSettings
     local: LocalSettings
+    picks: PickSettings
 
 
 GROUPS: Mapping[str, type[Group]] = {
@@ -328,6 +359,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "inputs": InputSettings,
     "storage": StorageSettings,
     "local": LocalSettings,
+    "picks": PickSettings,
 }
 
 G = TypeVar("G", bound=Group)

@@ -9,7 +9,16 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import background, documentation, health, pipeline, problems, results, upscale
+from routers import (
+    background,
+    documentation,
+    health,
+    pipeline,
+    preferences,
+    problems,
+    results,
+    upscale,
+)
 from routers.middleware import RequestFrame
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
@@ -50,7 +59,7 @@ def create_app(
     )
     app.add_middleware(RequestFrame)
     problems.install(app)
-    for module in (health, background, upscale, pipeline, results):
+    for module in (health, background, upscale, pipeline, results, preferences):
         app.include_router(module.router)
     documentation.install(app)
     return app

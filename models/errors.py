@@ -10,6 +10,7 @@ ServiceError                    the request as a whole cannot be answered
 │   └── ImageDownloadFailed
 ├── ResultNotFound
 ├── AllModelsFailed · NoModelAvailable · PickFailed
+├── NotPickable · PicksUnavailable
 ├── DeadlineExceeded
 ├── Overloaded · InsufficientMemory
 └── InsufficientStorage
@@ -102,6 +103,12 @@ class NoModelAvailable(ServiceError): ...
 
 
 class PickFailed(ServiceError): ...
+
+
+class NotPickable(ServiceError): ...
+
+
+class PicksUnavailable(ServiceError): ...
 
 
 class DeadlineExceeded(ServiceError): ...

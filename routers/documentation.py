@@ -42,6 +42,13 @@ def describes_submission(parameters: type[BaseModel]) -> dict[str, Any]:
     }
 
 
+def describes_json(parameters: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is read by hand: a JSON object of `parameters`."""
+    required = [name for name, field in parameters.model_fields.items() if field.is_required()]
+    schema = _body(_properties(parameters)) | {"required": required}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def install(app: FastAPI) -> None:
     """Make the application's OpenAPI document the complete one."""
 

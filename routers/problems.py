@@ -46,6 +46,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
         400, "invalid_parameter", "Bad parameter", "deadline_s: must be at most 55."
     ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
+    errors.NotPickable: Kind(
+        409, "not_pickable", "Nothing to pick", "kie-recraft has no cut-out in this shot."
+    ),
     errors.FileTooLarge: Kind(
         413, "file_too_large", "File too large", "The upload is larger than 100 MiB."
     ),
@@ -84,6 +87,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     ),
     errors.InsufficientMemory: Kind(
         503, "insufficient_memory", "Too large for the memory", "A WebP of 20000 x 20000 pixels."
+    ),
+    errors.PicksUnavailable: Kind(
+        503, "picks_unavailable", "Pick not kept", "It could not be written.", retryable=True
     ),
     errors.DeadlineExceeded: Kind(
         504, "deadline_exceeded", "Too late", "No model landed in 20 s.", retryable=True

@@ -86,10 +86,11 @@ async def cutout(  # noqa: PLR0913  # what FastAPI hands in
 @router.delete(
     "/{request_id}",
     status_code=204,
-    responses=responses(errors.ResultNotFound, errors.InvalidParameter),
+    responses=responses(errors.ResultNotFound, errors.InvalidParameter, errors.PicksUnavailable),
 )
 async def forget(request_id: RequestId, services: ServicesDep) -> None:
-    """Remove the record and its pictures now."""
+    """Remove the record, its pictures and what was picked from them now."""
+    await services.preferences.forget_if_picked(request_id)
     await services.results.delete(request_id)
 
 

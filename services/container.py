@@ -28,13 +28,14 @@ from models.schemas import (
     Readiness,
 )
 from services.admission import Gate
-from services.catalogue import CATALOGUE, CatalogueEntry, default_models
+from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
 from services.costs import CostLedger
 from services.fetcher import Fetcher
 from services.inference import resolve
 from services.inference_process import InferenceProcess
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
+from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, room_for_networks, way_for
 from services.providers import Providers, open_providers
 from services.remover import BackgroundRemover
@@ -45,6 +46,7 @@ from services.upscaler import Upscaler
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
 from services.workers import Workers
 from utils import heap, memory
+from utils.tracking import Journal
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Services:
     inference: InferenceProcess
     plan: RunPlan
     results: ResultStore
+    preferences: Preferences
     workers: Workers
     fetcher: Fetcher
     gate: Gate
@@ -164,6 +167,7 @@ async def open_services(
         local = _local(settings.local, workers, inference, plan, granted)
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
+        preferences = await stack.enter_async_context(_preferences(settings, providers.ledger))
         work = settings.work
         gate, printing_gate = (
             Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
@@ -186,6 +190,7 @@ async def open_services(
             inference=inference,
             plan=plan,
             results=results,
+            preferences=preferences,
             workers=workers,
             fetcher=_fetcher(settings),
             gate=gate,
@@ -305,6 +310,26 @@ def _open_results(settings: Settings) -> ResultStore:
     )
     store.open()
     return store
+
+
+def _preferences(
+    settings: Settings, ledger: CostLedger
+) -> AbstractAsyncContextManager[Preferences]:
+    picks, storage = settings.picks, settings.storage
+    journal = Journal(
+        _data_dir(settings) / "picks",
+        fsync=picks.picks_fsync,
+        rotate_bytes=picks.picks_rotate_mb * MIB,
+    )
+    rules = Rules(
+        on_failure=picks.picks_on_failure,
+        retention=timedelta(days=picks.picks_retention_days),
+        notes_ttl=timedelta(hours=storage.result_ttl_h, days=storage.record_ttl_days + 1),
+        half_life_days=picks.picks_half_life_days,
+        worth_usd=picks.picks_worth_usd,
+    )
+    prices = {model: float(ledger.price(model)) for model in PAID}
+    return open_preferences(journal, rules=rules, prices=prices)
 
 
 def _fetcher(settings: Settings) -> Fetcher:
