@@ -6,11 +6,12 @@ name only when they are whole, so a reader never meets half of one.
 
 import asyncio
 import hashlib
+import json
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -111,6 +112,12 @@ class ResultStore:
             raise _not_found(request_id) from None
         return ShotRecord.model_validate_json(text)
 
+    async def require_owner(self, request_id: str, owns: Callable[[str | None], bool]) -> None:
+        """Raises ResultNotFound for somebody else's result, as for one that never was."""
+        record = await self.record(request_id)
+        if not owns(record.owner):
+            raise _not_found(request_id)
+
     async def picture(self, request_id: str, model: ModelId) -> StoredPicture:
         """The stored PNG of one cut-out; ResultNotFound where there is none."""
         record = await self.record(request_id)
@@ -199,7 +206,7 @@ class ResultStore:
         path = self._home(record.request_id) / _RECORD
         partial = path.with_suffix(".part")
         try:
-            partial.write_text(record.model_dump_json(), encoding="utf-8")
+            partial.write_text(_as_kept(record), encoding="utf-8")
             partial.replace(path)
         except FileNotFoundError:
             _log.info("record_deleted_meanwhile", extra={"shot": record.request_id})
@@ -239,6 +246,11 @@ class ResultStore:
     def _forget(self, request_id: str) -> None:
         self._expiry.pop(request_id, None)
         _remove(self._home(request_id))
+
+
+def _as_kept(record: ShotRecord) -> str:
+    """The record as JSON, with its owner, which no answer shows."""
+    return json.dumps({**record.model_dump(mode="json"), "owner": record.owner})
 
 
 def _appended(path: Path, piece: bytes) -> bool:
