@@ -8,6 +8,9 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── UnsupportedMediaType · UnreadableImage · ImageTruncated · TooManyPixels
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed
+├── AccessRefused               who asks is not known, or may not do this
+│   ├── MissingKey · InvalidKey
+│   └── NotAllowed · SessionExhausted
 ├── ResultNotFound
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── DeadlineExceeded
@@ -90,6 +93,21 @@ class SideTooLong(BadPicture): ...
 
 
 class ImageDownloadFailed(BadPicture): ...
+
+
+class AccessRefused(ServiceError): ...
+
+
+class MissingKey(AccessRefused): ...
+
+
+class InvalidKey(AccessRefused): ...
+
+
+class NotAllowed(AccessRefused): ...
+
+
+class SessionExhausted(AccessRefused): ...
 
 
 class ResultNotFound(ServiceError): ...

@@ -88,7 +88,7 @@ async def whole_record(record: ShotRecord, output: Output, services: Services) -
     """The record as JSON, with links or with the cut-outs inside."""
     if output is Output.BASE64:
         record = await _with_pixels(record, services)
-    record = shown(record, services.public_base_url)
+    record = shown(record, services)
     return JSONResponse(
         record.model_dump(mode="json", exclude_none=True),
         headers={"X-Cost-USD": f"{record.cost_usd:.6f}"},

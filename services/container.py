@@ -27,6 +27,7 @@ from models.schemas import (
     QueueInfo,
     Readiness,
 )
+from services.access import Access, SessionLimits, open_access
 from services.admission import Gate
 from services.catalogue import CATALOGUE, CatalogueEntry, default_models
 from services.costs import CostLedger
@@ -36,7 +37,7 @@ from services.inference_process import InferenceProcess
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.profiles import Way, room_for_networks, way_for
-from services.providers import Providers, open_providers
+from services.providers import Providers, open_providers, warn_about_keys
 from services.remover import BackgroundRemover
 from services.results import ResultStore
 from services.room import Room
@@ -45,6 +46,7 @@ from services.upscaler import Upscaler
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
 from services.workers import Workers
 from utils import heap, memory
+from utils.kept_secret import kept_secret
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Services:
     removers: Mapping[ModelId, BackgroundRemover]
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
+    access: Access
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -179,6 +182,7 @@ async def open_services(
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers))
+        warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -193,6 +197,7 @@ async def open_services(
             removers=removers,
             default_models=default_models(knockout=settings.local.knockout_enabled),
             ledger=providers.ledger,
+            access=await asyncio.to_thread(_access, settings),
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -211,6 +216,23 @@ def _providers(
         workers=workers,
         temp_dir=uploads,
         data_dir=_data_dir(settings),
+    )
+
+
+def _access(settings: Settings) -> Access:
+    """The door; where keys are wanted, their tokens survive a restart. Blocks."""
+    asked, storage = settings.access, settings.storage
+    if asked.signing_secret is not None:
+        secret = asked.signing_secret.get_secret_value().encode()
+    elif asked.api_keys:
+        secret = kept_secret((storage.data_dir or storage.temp_dir / "data") / "signing.key")
+    else:
+        secret = secrets.token_bytes()
+    return open_access(
+        asked.api_keys,
+        secret=secret,
+        link_ttl_s=asked.result_token_ttl_h * 3600,
+        limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )
 
 

@@ -4,6 +4,7 @@ With the key `sandbox` a provider's look-alike is started in this process on loo
 container's wing for what costs money, and like the container it reads the settings.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from services.remover import AbsentRemover, BackgroundRemover
 from services.runware_client import Pace as RunwarePace
 from services.runware_client import RunwareClient
 from services.workers import Workers
+
+_log = logging.getLogger(__name__)
 
 _SANDBOX = "sandbox"
 _RESULT_BYTES = 128 * MIB
@@ -77,6 +80,16 @@ async def open_providers(
             },
             ledger,
         )
+
+
+def warn_about_keys(settings: ProviderSettings, *, guarded: bool) -> None:
+    """A missing key costs a model; one that is set is spent by anybody, unless `guarded`."""
+    for name in ("runware_api_key", "kie_api_key"):
+        key = getattr(settings, name)
+        if key is None:
+            _log.warning("provider_unconfigured", extra={"setting": name.upper()})
+        elif not guarded and not _is_sandbox(key):
+            _log.warning("paid_provider_open_to_anybody", extra={"setting": name.upper()})
 
 
 def _runware(

@@ -23,8 +23,9 @@ from models.errors import (
     RemoverUnavailable,
 )
 from models.images import SourceImage
-from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded
+from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
 from models.schemas import LatencyInfo, ModelId, ModelStatus, ShotRecord, SizeParameters
+from services.access import caller
 from services.admission import Gate
 from services.intake import decode
 from services.records import Shot, Stored, store_cutout
@@ -87,12 +88,14 @@ class Shotgun:
             NoModelAvailable: every model would be skipped.
             AllModelsFailed: all that ran failed before the deadline.
             Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
+            SessionExhausted: a browser session has no shot left.
         """
         self._require_a_model(plan)
         self._results.check_room()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._gate.slot(plan.deadline))
             image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
+            caller.get().take_shot()
             shot = Shot(image, plan.models, self._results, prints=plan.prints)
             await self._results.create(shot.record())
             work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
@@ -142,6 +145,7 @@ class Shotgun:
 
     async def _run(self, shot: Shot, image: SourceImage, plan: Plan, model: ModelId) -> None:
         outcome: Outcome = self._skip(model) or await self._attempt(image, plan, model)
+        caller.get().charge(cost_of(outcome))
         stored: Stored | None = None
         if isinstance(outcome, Succeeded):
             self._latencies[model].append(outcome.latency_ms)
