@@ -152,8 +152,8 @@ def test_a_result_is_its_keys_alone_and_anothers_never_was(server: Server) -> No
 
 def test_who_made_a_result_is_kept_and_never_shown(server: Server) -> None:
     record = shoot(server, SHOP)
-    folder = server.temp_dir / "results" / record["request_id"]
-    assert json.loads((folder / "record.json").read_text())["owner"] == "shop"
+    (kept,) = (server.temp_dir / "data" / "records").glob(f"*/{record['request_id']}.json")
+    assert json.loads(kept.read_text())["owner"] == "shop"
     read = server.client.get(f"/results/{record['request_id']}", headers=bearer(SHOP)).json()
     assert "owner" not in {*record, *read}
     schemas = server.client.get("/openapi.json").json()["components"]["schemas"]

@@ -303,7 +303,7 @@ def test_the_key_sandbox_starts_the_look_alikes_by_itself(tmp_path: Path) -> Non
     ) as server:
         record = server.shoot(PICTURE).json()
         ready = server.client.get("/ready").json()["models"]
-    assert ready["kie-recraft"] == {"status": "ready", "reason": None, "sandbox": True}
+    assert (ready["kie-recraft"]["status"], ready["kie-recraft"]["sandbox"]) == ("ready", True)
     assert ready["local-knockout"]["sandbox"] is None
     assert [each["status"] for each in record["results"][:3]] == ["succeeded"] * 3
     assert all(each["sandbox"] for each in record["results"][:3])
