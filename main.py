@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import background, documentation, health, pipeline, problems, results, upscale
+from routers import background, costs, documentation, health, pipeline, problems, results, upscale
 from routers.middleware import RequestFrame
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
@@ -50,7 +50,7 @@ def create_app(
     )
     app.add_middleware(RequestFrame)
     problems.install(app)
-    for module in (health, background, upscale, pipeline, results):
+    for module in (health, background, upscale, pipeline, results, costs):
         app.include_router(module.router)
     documentation.install(app)
     return app

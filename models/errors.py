@@ -9,12 +9,14 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed
 ├── ResultNotFound
+├── BudgetExhausted             money set aside for today or for this call is spent
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── DeadlineExceeded
 ├── Overloaded · InsufficientMemory
 └── InsufficientStorage
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
+└── CircuitOpen                 its provider is left alone for now
 """
 
 from decimal import Decimal
@@ -95,6 +97,9 @@ class ImageDownloadFailed(BadPicture): ...
 class ResultNotFound(ServiceError): ...
 
 
+class BudgetExhausted(ServiceError): ...
+
+
 class AllModelsFailed(ServiceError): ...
 
 
@@ -164,3 +169,6 @@ class RemoverUnavailable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class CircuitOpen(RemoverUnavailable): ...

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
@@ -25,6 +26,7 @@ router = APIRouter(tags=["background removal"])
 REMOVAL_ERRORS = (
     *INTAKE_ERRORS,
     errors.TooManyPixels,
+    errors.BudgetExhausted,
     errors.AllModelsFailed,
     errors.NoModelAvailable,
     errors.Overloaded,
@@ -68,6 +70,7 @@ def removal_plan(
         options=RemovalOptions(holes=asked.holes),
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
         prints=prints,
+        max_cost_usd=None if asked.max_cost_usd is None else Decimal(str(asked.max_cost_usd)),
     )
 
 

@@ -36,5 +36,6 @@ async def upscale(
         asked=parse(UpscaleParameters, submission.parameters),
         scratch=submission.picture.parent,
         deadline=Deadline(submission.received_at + services.deadline_s),
+        headers={"X-Cost-USD": "0.000000"},
     )
     return await answer_enlarged(order, services, closing)

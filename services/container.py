@@ -28,6 +28,8 @@ from models.schemas import (
     Readiness,
 )
 from services.admission import Gate
+from services.breakers import Breakers
+from services.budgets import Budgets
 from services.catalogue import CATALOGUE, CatalogueEntry, default_models
 from services.costs import CostLedger
 from services.fetcher import Fetcher
@@ -70,6 +72,8 @@ class Services:
     removers: Mapping[ModelId, BackgroundRemover]
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
+    budgets: Budgets
+    breakers: Breakers
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -176,6 +180,7 @@ async def open_services(
             gate=gate,
             max_pixels=round(settings.inputs.max_megapixels * 1e6),
             model_timeout_s=work.model_timeout_s,
+            budgets=providers.money.budgets,
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers))
@@ -192,7 +197,9 @@ async def open_services(
             printing_gate=printing_gate,
             removers=removers,
             default_models=default_models(knockout=settings.local.knockout_enabled),
-            ledger=providers.ledger,
+            ledger=providers.money.ledger,
+            budgets=providers.money.budgets,
+            breakers=providers.money.breakers,
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
