@@ -38,6 +38,7 @@ def process(sandbox: Sandbox, temp_dir: Path) -> Iterator[tuple[subprocess.Popen
         **os.environ,
         "TEMP_DIR": str(temp_dir),
         "WEIGHTS_DOWNLOAD": "false",
+        "WEIGHTS_DIR": str(temp_dir / "weights"),
         "RUNWARE_API_KEY": "sandbox-killed",
         "KIE_API_KEY": "sandbox-killed",
         "RUNWARE_URL": sandbox.runware_ws,
