@@ -72,13 +72,13 @@ def _none_if_empty(value: object) -> object:
 
 
 def _price_list(value: object) -> object:
-    """`model=dollars` pairs separated by commas."""
+    """`name=dollars` pairs separated by commas."""
     if not isinstance(value, str):
         return value
     pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-    if any(not model or not price for model, _, price in pairs):
-        raise ValueError("must be model=dollars pairs separated by commas")
-    return {model.strip(): price.strip() for model, _, price in pairs}
+    if any(not name or not dollars for name, _, dollars in pairs):
+        raise ValueError("must be name=dollars pairs separated by commas")
+    return {name.strip(): dollars.strip() for name, _, dollars in pairs}
 
 
 def _checksums(value: object) -> object:
@@ -123,6 +123,7 @@ Checksums = Annotated[
 PriceList = Annotated[
     dict[str, Annotated[Decimal, Field(ge=0)]], NoDecode, BeforeValidator(_price_list)
 ]
+Dollars = Annotated[Decimal | None, BeforeValidator(_none_if_empty)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 CommaSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_list)]
 
@@ -192,13 +193,29 @@ class ProviderSettings(Group):
     provider_probe_s: float = Field(
         60,
         ge=1,
-        description="Seconds after which a provider that refused the key or the credit is tried "
-        "again with one request.",
+        description="Seconds after which a provider that refused the key or the credit, or failed "
+        "too often, is tried again with one request.",
+    )
+    provider_failures: int = Field(
+        5,
+        ge=1,
+        description="Failures in a row (not reached, errors, time-outs, no answer) after which a "
+        "provider is left alone for PROVIDER_PROBE_S.",
     )
     provider_prices: PriceList = Field(
         "bria:2@1=0.018,runware:112@10=0.0006,runware:110@1=0.0006,recraft/remove-background=0.005",
         validate_default=True,
         description="US dollars a picture by model, used where a reply does not say what it cost.",
+    )
+    daily_budget_usd: Dollars = Field(
+        None,
+        ge=0,
+        description="US dollars that paid models may cost in a day (UTC). Empty: no limit.",
+    )
+    key_daily_budgets: PriceList = Field(
+        {},
+        description="The same for single API keys: id=dollars pairs separated by commas. A key "
+        "not named has no limit of its own.",
     )
 
 

@@ -10,6 +10,7 @@ from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
 from routers import (
     background,
+    costs,
     documentation,
     health,
     pipeline,
@@ -57,7 +58,7 @@ def create_app(
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)
     problems.install(app)
-    for module in (health, background, upscale, pipeline, results, sessions):
+    for module in (health, background, upscale, pipeline, results, sessions, costs):
         app.include_router(module.router)
     documentation.install(app)
     return app

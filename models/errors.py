@@ -12,12 +12,14 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── MissingKey · InvalidKey
 │   └── NotAllowed · SessionExhausted
 ├── ResultNotFound
+├── BudgetExhausted             money set aside for today or for this call is spent
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── DeadlineExceeded
 ├── Overloaded · InsufficientMemory
 └── InsufficientStorage
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
+└── CircuitOpen                 its provider is left alone for now
 """
 
 from decimal import Decimal
@@ -113,6 +115,9 @@ class SessionExhausted(AccessRefused): ...
 class ResultNotFound(ServiceError): ...
 
 
+class BudgetExhausted(ServiceError): ...
+
+
 class AllModelsFailed(ServiceError): ...
 
 
@@ -182,3 +187,6 @@ class RemoverUnavailable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class CircuitOpen(RemoverUnavailable): ...

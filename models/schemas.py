@@ -74,6 +74,14 @@ class RemovalParameters(BaseModel):
         Holes.KEEP,
         description="What local-knockout does with background-coloured islands in the artwork.",
     )
+    max_cost_usd: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="What the paid models of this call may cost together, in US dollars; those "
+        "that do not fit are `skipped`, the dearest first. 0: free models only.",
+        examples=[0.02],
+    )
 
 
 MAX_SCALE = 8

@@ -53,6 +53,12 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.SessionExhausted: Kind(
         403, "session_exhausted", "Session used up", "All shots of this session are used up."
     ),
+    errors.BudgetExhausted: Kind(
+        402,
+        "budget_exhausted",
+        "Budget spent",
+        "kie-recraft may cost 0.005 USD; of DAILY_BUDGET_USD (5 USD) 0.002 USD are left.",
+    ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
     errors.FileTooLarge: Kind(
         413, "file_too_large", "File too large", "The upload is larger than 100 MiB."

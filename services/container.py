@@ -29,6 +29,8 @@ from models.schemas import (
 )
 from services.access import Access, SessionLimits, open_access
 from services.admission import Gate
+from services.breakers import Breakers
+from services.budgets import Budgets
 from services.catalogue import CATALOGUE, CatalogueEntry, default_models
 from services.costs import CostLedger
 from services.fetcher import Fetcher
@@ -73,6 +75,8 @@ class Services:
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
     access: Access
+    budgets: Budgets
+    breakers: Breakers
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -179,6 +183,7 @@ async def open_services(
             gate=gate,
             max_pixels=round(settings.inputs.max_megapixels * 1e6),
             model_timeout_s=work.model_timeout_s,
+            budgets=providers.money.budgets,
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers))
@@ -196,8 +201,10 @@ async def open_services(
             printing_gate=printing_gate,
             removers=removers,
             default_models=default_models(knockout=settings.local.knockout_enabled),
-            ledger=providers.ledger,
             access=await asyncio.to_thread(_access, settings),
+            ledger=providers.money.ledger,
+            budgets=providers.money.budgets,
+            breakers=providers.money.breakers,
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,

@@ -149,6 +149,37 @@ def test_a_price_list_of_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch, va
         load_settings(env_file=None)
 
 
+@pytest.mark.parametrize(
+    ("value", "budget"), [("", None), (" ", None), ("0", Decimal(0)), ("2.50", Decimal("2.5"))]
+)
+def test_a_daily_budget_is_exact_and_empty_means_none(
+    monkeypatch: pytest.MonkeyPatch, value: str, budget: Decimal | None
+) -> None:
+    monkeypatch.setenv("DAILY_BUDGET_USD", value)
+    monkeypatch.setenv("KEY_DAILY_BUDGETS", "shop-a=0.1, shop-b=0" if value else "")
+    providers = load_settings(env_file=None).providers
+    assert providers.daily_budget_usd == budget
+    assert providers.key_daily_budgets == (
+        {"shop-a": Decimal("0.1"), "shop-b": Decimal(0)} if value else {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("DAILY_BUDGET_USD", value) for value in ("-1", "NaN", "inf", "much")],
+        *[("KEY_DAILY_BUDGETS", value) for value in ("shop", "shop=", "=1", "shop=-1")],
+        ("PROVIDER_FAILURES", "0"),
+    ],
+)
+def test_a_budget_of_nonsense_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"^{name}: .+$"):
+        load_settings(env_file=None)
+
+
 @pytest.mark.parametrize("value", ["sandbox", "sandbox:fault=kie.no_credits", "a-real-key"])
 def test_a_key_is_kept_as_it_is_and_secret_also_where_it_asks_for_the_sandbox(
     monkeypatch: pytest.MonkeyPatch, value: str
