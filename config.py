@@ -5,6 +5,7 @@ here (`settings.work.max_concurrent_jobs`). docs/CONFIGURATION.md and .env.examp
 from this file by `python -m scripts.configuration`.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -60,6 +61,9 @@ Key = Annotated[SecretStr | None, BeforeValidator(_secret_or_none)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
 ]
+LongSecret = Annotated[
+    Annotated[SecretStr, Field(min_length=32)] | None, BeforeValidator(_secret_or_none)
+]
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 
 
@@ -68,13 +72,13 @@ def _none_if_empty(value: object) -> object:
 
 
 def _price_list(value: object) -> object:
-    """`model=dollars` pairs separated by commas."""
+    """`name=dollars` pairs separated by commas."""
     if not isinstance(value, str):
         return value
     pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-    if any(not model or not price for model, _, price in pairs):
-        raise ValueError("must be model=dollars pairs separated by commas")
-    return {model.strip(): price.strip() for model, _, price in pairs}
+    if any(not name or not dollars for name, _, dollars in pairs):
+        raise ValueError("must be name=dollars pairs separated by commas")
+    return {name.strip(): dollars.strip() for name, _, dollars in pairs}
 
 
 def _checksums(value: object) -> object:
@@ -85,6 +89,32 @@ def _checksums(value: object) -> object:
     return {name: sha256 for name, _, sha256 in pairs}
 
 
+def _key_digests(value: object) -> object:
+    """`id:key` pairs separated by commas, as id to SHA-256 (hex): the keys are forgotten here."""
+    if not isinstance(value, str):
+        return value
+    digests: dict[str, str] = {}
+    for position, entry in enumerate(map(str.strip, value.split(",")), start=1):
+        if not entry:
+            continue
+        key_id, _, key = entry.partition(":")
+        if not _KEY_ID.fullmatch(key_id) or key_id in _RESERVED_IDS:
+            raise ValueError(f"entry {position} does not begin with an id of a-z, 0-9, _ and -")
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"the key of entry {position} is not 16 or more visible characters")
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        if key_id in digests or digest in digests.values():
+            raise ValueError(f"entry {position} repeats an id or a key")
+        digests[key_id] = digest
+    if value.strip() and not digests:  # somebody meant to close the door
+        raise ValueError("there is no id:key in it")
+    return digests
+
+
+_KEY_ID = re.compile("[a-z0-9_-]{1,64}")
+_KEY = re.compile("[!-~]{16,}")
+_RESERVED_IDS = frozenset({"open", "link", "unknown"})  # what the log calls those without a key
+KeyDigests = Annotated[dict[str, str], NoDecode, BeforeValidator(_key_digests)]
 Checksums = Annotated[
     dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]],
     NoDecode,
@@ -93,6 +123,7 @@ Checksums = Annotated[
 PriceList = Annotated[
     dict[str, Annotated[Decimal, Field(ge=0)]], NoDecode, BeforeValidator(_price_list)
 ]
+Dollars = Annotated[Decimal | None, BeforeValidator(_none_if_empty)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 CommaSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_list)]
 
@@ -162,13 +193,62 @@ class ProviderSettings(Group):
     provider_probe_s: float = Field(
         60,
         ge=1,
-        description="Seconds after which a provider that refused the key or the credit is tried "
-        "again with one request.",
+        description="Seconds after which a provider that refused the key or the credit, or failed "
+        "too often, is tried again with one request.",
+    )
+    provider_failures: int = Field(
+        5,
+        ge=1,
+        description="Failures in a row (not reached, errors, time-outs, no answer) after which a "
+        "provider is left alone for PROVIDER_PROBE_S.",
     )
     provider_prices: PriceList = Field(
         "bria:2@1=0.018,runware:112@10=0.0006,runware:110@1=0.0006,recraft/remove-background=0.005",
         validate_default=True,
         description="US dollars a picture by model, used where a reply does not say what it cost.",
+    )
+    daily_budget_usd: Dollars = Field(
+        None,
+        ge=0,
+        description="US dollars that paid models may cost in a day (UTC). Empty: no limit.",
+    )
+    key_daily_budgets: PriceList = Field(
+        {},
+        description="The same for single API keys: id=dollars pairs separated by commas. A key "
+        "not named has no limit of its own.",
+    )
+
+
+class AccessSettings(Group):
+    """Who may ask."""
+
+    api_keys: KeyDigests = Field(
+        {},
+        description="id:key pairs separated by commas; callers must then send one of the keys. "
+        "Ids of a-z, 0-9, _ and -; keys of at least 16 characters, as "
+        "`python -c 'import secrets; print(secrets.token_urlsafe(32))'` makes them. "
+        "Empty: open to anybody who reaches the port.",
+    )
+    signing_secret: LongSecret = Field(
+        None,
+        description="What links and session tokens are signed with, at least 32 characters. "
+        "Empty: made once and kept in DATA_DIR.",
+    )
+    result_token_ttl_h: float = Field(
+        0,
+        ge=0,
+        le=24 * 365,
+        description="Hours in which the links in answers change once; they work for one to two of "
+        "them. 0: they work, unchanged, as long as the result lives.",
+    )
+    session_ttl_s: int = Field(
+        1800, ge=1, le=24 * 3600, description="Seconds that a browser session lives at most."
+    )
+    session_shots: int = Field(
+        20, ge=1, description="Removals and enlargements a browser session may ask for at most."
+    )
+    session_max_cost_usd: Decimal = Field(
+        Decimal(1), gt=0, description="US dollars a browser session may spend at most."
     )
 
 
@@ -346,6 +426,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     providers: ProviderSettings
+    access: AccessSettings
     work: WorkSettings
     inputs: InputSettings
     storage: StorageSettings
@@ -355,6 +436,7 @@ class Settings(BaseModel):
 
 GROUPS: Mapping[str, type[Group]] = {
     "providers": ProviderSettings,
+    "access": AccessSettings,
     "work": WorkSettings,
     "inputs": InputSettings,
     "storage": StorageSettings,
@@ -381,12 +463,12 @@ def _load(group: type[G], env_file: Path | None, problems: list[str]) -> G | Non
     try:
         return group(_env_file=env_file)
     except ValidationError as error:
-        problems += [_line(group, each) for each in error.errors()]
+        problems += [_line(each) for each in error.errors()]
         return None
 
 
-def _line(group: type[Group], error: ErrorDetails) -> str:
+def _line(error: ErrorDetails) -> str:
     name = str(error["loc"][0])
-    secret = group.model_fields[name].annotation is not None and "key" in name
+    secret = "key" in name or "secret" in name
     shown = "" if secret else f" (it is {error['input']!r})"
     return f"{name.upper()}: {error['msg']}{shown}"

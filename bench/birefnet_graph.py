@@ -186,8 +186,10 @@ def mask(net: Net, padded: list[int], window: int, shift: int) -> str:
     It is computed in the graph: with it as a constant the file would be larger than the released.
     """
     key = f"mask_{padded[0]}_{padded[1]}"
-    if not shift or key in net.shared:
-        return net.shared.get(key, "")
+    if not shift:
+        return ""
+    if key in net.shared:
+        return net.shared[key]
     m = net.maker
     zones = np.zeros(padded, np.float32)
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))

@@ -8,7 +8,11 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── UnsupportedMediaType · UnreadableImage · ImageTruncated · TooManyPixels
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed
+├── AccessRefused               who asks is not known, or may not do this
+│   ├── MissingKey · InvalidKey
+│   └── NotAllowed · SessionExhausted
 ├── ResultNotFound
+├── BudgetExhausted             money set aside for today or for this call is spent
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── NotPickable · PicksUnavailable
 ├── DeadlineExceeded
@@ -16,6 +20,7 @@ ServiceError                    the request as a whole cannot be answered
 └── InsufficientStorage
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
+└── CircuitOpen                 its provider is left alone for now
 """
 
 from decimal import Decimal
@@ -93,7 +98,25 @@ class SideTooLong(BadPicture): ...
 class ImageDownloadFailed(BadPicture): ...
 
 
+class AccessRefused(ServiceError): ...
+
+
+class MissingKey(AccessRefused): ...
+
+
+class InvalidKey(AccessRefused): ...
+
+
+class NotAllowed(AccessRefused): ...
+
+
+class SessionExhausted(AccessRefused): ...
+
+
 class ResultNotFound(ServiceError): ...
+
+
+class BudgetExhausted(ServiceError): ...
 
 
 class AllModelsFailed(ServiceError): ...
@@ -171,3 +194,6 @@ class RemoverUnavailable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class CircuitOpen(RemoverUnavailable): ...

@@ -47,3 +47,14 @@ class Pending:
 
 
 Outcome: TypeAlias = Succeeded | Failed | Skipped | Pending
+
+
+def cost_of(outcome: Outcome) -> Decimal:
+    """What the attempt was charged, in dollars, whether it succeeded or not."""
+    match outcome:
+        case Succeeded():
+            return outcome.cutout.cost_usd
+        case Failed():
+            return outcome.cost_usd
+        case _:
+            return Decimal(0)

@@ -1,6 +1,7 @@
 """What goes over the wire: requests, records and problems, as the OpenAPI document shows them."""
 
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -72,6 +73,14 @@ class RemovalParameters(BaseModel):
     holes: Holes = Field(
         Holes.KEEP,
         description="What local-knockout does with background-coloured islands in the artwork.",
+    )
+    max_cost_usd: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="What the paid models of this call may cost together, in US dollars; those "
+        "that do not fit are `skipped`, the dearest first. 0: free models only.",
+        examples=[0.02],
     )
 
 
@@ -241,6 +250,30 @@ class ShotRecord(BaseModel):
     prints: SizeParameters | None = Field(
         None, description="With /process: how the cut-outs are to be enlarged."
     )
+    owner: str | None = Field(None, exclude=True, description="Kept, never shown: who made it.")
+
+
+class SessionParameters(BaseModel):
+    """What a browser session shall be; never more than the settings allow."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ttl_s: int | None = Field(None, ge=1, description="Seconds it lives.", examples=[600])
+    shots: int | None = Field(
+        None, ge=1, description="Removals and enlargements it may ask for.", examples=[5]
+    )
+    max_cost_usd: Decimal | None = Field(
+        None, gt=0, description="Money after which it may ask for no more.", examples=[0.2]
+    )
+
+
+class SessionToken(BaseModel):
+    """A browser session: the token, and what it may."""
+
+    token: str = Field(examples=["session.mZ3yQ1p0…"])
+    expires_at: datetime
+    shots: int
+    max_cost_usd: float
 
 
 class Health(BaseModel):

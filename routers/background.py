@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
@@ -15,6 +16,7 @@ from routers.parameters import parse
 from routers.problems import responses
 from routers.results import png_response, shown
 from routers.uploads import INTAKE_ERRORS, SubmissionDep
+from services.access import caller
 from services.container import Services
 from services.remover import RemovalOptions
 from services.shotgun import Plan
@@ -25,6 +27,7 @@ router = APIRouter(tags=["background removal"])
 REMOVAL_ERRORS = (
     *INTAKE_ERRORS,
     errors.TooManyPixels,
+    errors.BudgetExhausted,
     errors.AllModelsFailed,
     errors.NoModelAvailable,
     errors.Overloaded,
@@ -68,7 +71,15 @@ def removal_plan(
         options=RemovalOptions(holes=asked.holes),
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
         prints=prints,
+        max_cost_usd=_most_usd(asked),
     )
+
+
+def _most_usd(asked: RemovalParameters) -> Decimal | None:
+    """The smaller of what the caller allows and what a browser session has left; None: neither."""
+    allowed = None if asked.max_cost_usd is None else Decimal(str(asked.max_cost_usd))
+    limits = [each for each in (allowed, caller.get().left_usd()) if each is not None]
+    return min(limits, default=None)
 
 
 async def _one_png(record: ShotRecord, services: Services) -> Response:
@@ -88,7 +99,7 @@ async def whole_record(record: ShotRecord, output: Output, services: Services) -
     """The record as JSON, with links or with the cut-outs inside."""
     if output is Output.BASE64:
         record = await _with_pixels(record, services)
-    record = shown(record, services.public_base_url)
+    record = shown(record, services)
     return JSONResponse(
         record.model_dump(mode="json", exclude_none=True),
         headers={"X-Cost-USD": f"{record.cost_usd:.6f}"},

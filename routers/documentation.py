@@ -10,7 +10,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from models import errors
 from models.schemas import Problem
+from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST
+from routers.problems import responses
 from routers.uploads import BASE64_FIELD, URL_FIELD
 
 _REF = "#/components/schemas/{model}"
@@ -19,6 +22,21 @@ _URL = {
     "type": "string",
     "description": "Public http(s) address of the picture.",
     "examples": ["https://shop.example/uploads/1234.jpg"],
+}
+_BY_LINK = "resultLink"
+_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a session token. Not wanted where API_KEYS is empty.",
+    },
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    _BY_LINK: {
+        "type": "apiKey",
+        "in": "query",
+        "name": "token",
+        "description": "Part of the links in a record; opens that one result.",
+    },
 }
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The picture's bytes."}
 
@@ -43,10 +61,11 @@ def describes_submission(parameters: type[BaseModel]) -> dict[str, Any]:
 
 
 def describes_json(parameters: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a route whose body is read by hand: a JSON object of `parameters`."""
-    required = [name for name, field in parameters.model_fields.items() if field.is_required()]
-    schema = _body(_properties(parameters)) | {"required": required}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    """`openapi_extra` of a route that takes a small JSON body, optional where all of it is."""
+    needed = [name for name, field in parameters.model_fields.items() if field.is_required()]
+    schema = _body(_properties(parameters)) | ({"required": needed} if needed else {})
+    content = {"application/json": {"schema": schema}}
+    return {"requestBody": {"required": bool(needed), "content": content}}
 
 
 def install(app: FastAPI) -> None:
@@ -72,11 +91,24 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = Problem.model_json_schema(ref_template=_REF)
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for path in made["paths"].values():
-        for operation in path.values():
+    made["components"]["securitySchemes"] = _SCHEMES
+    for address, path in made["paths"].items():
+        for method, operation in path.items():
             if _is_fastapis(operation):
                 del operation["responses"]["422"]
+            if address not in OPEN_PATHS:
+                _add_access(operation, address, method)
     return made
+
+
+def _add_access(operation: dict[str, Any], address: str, method: str) -> None:
+    """What proves who asks, and how the door refuses."""
+    by_link = method == "get" and address.startswith("/results/{request_id}")
+    operation["security"] = [{name: []} for name in _SCHEMES if by_link or name != _BY_LINK]
+    used_up = [errors.SessionExhausted] if address in SESSIONS_MAY_POST else []
+    refusals = responses(errors.MissingKey, errors.InvalidKey, errors.NotAllowed, *used_up)
+    for status, refusal in refusals.items():
+        operation["responses"].setdefault(str(status), refusal)
 
 
 def _is_fastapis(operation: dict[str, Any]) -> bool:

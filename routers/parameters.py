@@ -1,12 +1,37 @@
 """Raw parameters (query, form, JSON) into a checked model; a fault is named by its field."""
 
+import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
-from models.errors import InvalidParameter
+from models.errors import FileTooLarge, InvalidParameter
 
 P = TypeVar("P", bound=BaseModel)
+
+_MAX_JSON_BYTES = 16 * 1024
+
+
+async def small_json(request: Request) -> dict[str, Any]:
+    """A body of at most 16 KiB that is a JSON object, or nothing at all.
+
+    Raises InvalidParameter, or FileTooLarge before the rest of a longer body is read.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_JSON_BYTES:
+            raise FileTooLarge(
+                "The JSON body is larger than 16 KiB.", limit=_MAX_JSON_BYTES, actual=len(body)
+            )
+    try:
+        document = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise InvalidParameter("The body is not valid JSON.", field="body") from None
+    if not isinstance(document, dict):
+        raise InvalidParameter("The JSON body must be an object.", field="body")
+    return document
 
 
 def parse(schema: type[P], raw: dict[str, Any]) -> P:

@@ -1,11 +1,10 @@
 """POST /preferences and what it adds up to: the customer's picks in, counts and lines out."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from models import errors
@@ -19,34 +18,16 @@ from models.preferences import (
 from models.schemas import ShotRecord
 from routers.dependencies import RequestId, ServicesDep
 from routers.documentation import describes_json
-from routers.parameters import parse
+from routers.parameters import parse, small_json
 from routers.problems import responses
+from services.access import caller
 from services.container import Services
 from services.pick_stats import stats_of
 
 router = APIRouter(prefix="/preferences", tags=["preferences"])
 
-_MAX_BODY_BYTES = 16 * 1024
 _PIECE_BYTES = 64 * 1024
 _NDJSON = "application/x-ndjson"
-
-
-async def _small_json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object, read no further than a pick can be long."""
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _MAX_BODY_BYTES:
-            raise errors.FileTooLarge(
-                "A pick is at most 16 KiB of JSON.", limit=_MAX_BODY_BYTES, actual=len(body)
-            )
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise errors.InvalidParameter("body: must be a JSON object.", field="body")
-    return found
 
 
 async def _visible_record(request_id: str, services: Services) -> ShotRecord:
@@ -54,6 +35,8 @@ async def _visible_record(request_id: str, services: Services) -> ShotRecord:
 
     The one place where a pick asks whose shot it is.
     """
+    if services.access.required:
+        await services.results.require_owner(request_id, caller.get().owns)
     return await services.results.record(request_id)
 
 
@@ -76,7 +59,7 @@ async def _visible_record(request_id: str, services: Services) -> ShotRecord:
     openapi_extra=describes_json(PreferenceParameters),
 )
 async def pick(
-    body: Annotated[dict[str, Any], Depends(_small_json)], services: ServicesDep
+    body: Annotated[dict[str, Any], Depends(small_json)], services: ServicesDep
 ) -> Response:
     """Take down which cut-out the customer took; answered when it is on disk."""
     asked = parse(PreferenceParameters, body)

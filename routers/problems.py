@@ -45,6 +45,20 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.InvalidParameter: Kind(
         400, "invalid_parameter", "Bad parameter", "deadline_s: must be at most 55."
     ),
+    errors.MissingKey: Kind(
+        401, "missing_key", "No key", "Send a key as Authorization: Bearer or X-API-Key."
+    ),
+    errors.InvalidKey: Kind(401, "invalid_key", "Unknown key", "The key is not known here."),
+    errors.NotAllowed: Kind(403, "not_allowed", "Not allowed", "A session may not do this."),
+    errors.SessionExhausted: Kind(
+        403, "session_exhausted", "Session used up", "All shots of this session are used up."
+    ),
+    errors.BudgetExhausted: Kind(
+        402,
+        "budget_exhausted",
+        "Budget spent",
+        "kie-recraft may cost 0.005 USD; of DAILY_BUDGET_USD (5 USD) 0.002 USD are left.",
+    ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
     errors.NotPickable: Kind(
         409, "not_pickable", "Nothing to pick", "kie-recraft has no cut-out in this shot."
@@ -159,6 +173,11 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
 
 async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
+    return refused(error)
+
+
+def refused(error: errors.ServiceError) -> JSONResponse:
+    """One of our errors as a response, logged."""
     kind = TABLE[type(error)]
     _log.info("problem", extra={"code": kind.code, "detail": error.detail})
     response = problem(
@@ -171,6 +190,8 @@ async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     )
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if kind.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

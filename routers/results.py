@@ -3,14 +3,17 @@
 import asyncio
 import hashlib
 import io
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import FileResponse
 from PIL import Image
+from pydantic import BaseModel
 
 from models import errors
 from models.schemas import (
@@ -34,6 +37,8 @@ router = APIRouter(prefix="/results", tags=["results"])
 _PREVIEW_QUALITY = 80
 _PRIVATE = "private, max-age=3600"
 
+M = TypeVar("M", bound=BaseModel)
+
 
 @router.get(
     "/{request_id}",
@@ -43,7 +48,7 @@ _PRIVATE = "private, max-age=3600"
 async def record(request_id: RequestId, services: ServicesDep) -> ShotRecord:
     """The shot's record, also while late models are still running."""
     found = await services.results.record(request_id)
-    return shown(found, services.public_base_url)
+    return shown(found, services)
 
 
 @router.get(
@@ -141,12 +146,18 @@ def print_digest(asked: SizeParameters) -> str:
     return hashlib.sha256(asked.model_dump_json().encode()).hexdigest()[:16]
 
 
-def shown(record: ShotRecord, base_url: str) -> ShotRecord:
-    """The record with its prints, and with absolute links where the service knows its address."""
-    results = [_with_print(entry, record) for entry in record.results]
-    if base_url:
-        results = [_with_link(entry, base_url) for entry in results]
-    return record.model_copy(update={"results": results})
+def shown(record: ShotRecord, services: Services) -> ShotRecord:
+    """The record with its prints, and with links as a browser can follow them.
+
+    They are absolute where the service knows its address, and carry a token where it wants keys.
+    """
+    complete = partial(
+        _complete_link,
+        base_url=services.public_base_url,
+        token=services.access.link_token(record),
+    )
+    results = [_linked(_with_print(entry, record), complete) for entry in record.results]
+    return _linked(record.model_copy(update={"results": results}), complete)
 
 
 def render_preview(path: Path, longest_side: int) -> bytes:
@@ -184,13 +195,21 @@ def _in_query(wish: object) -> object:
     return int(wish) if isinstance(wish, bool) else wish
 
 
-def _with_link(entry: ResultEntry, base_url: str) -> ResultEntry:
+def _linked(told: M, complete: Callable[[str], str]) -> M:
+    """The same with every link of ours completed: found by name, so that none is forgotten."""
     links = {
-        name: base_url + link
-        for name in ("url", "preview_url", "print_url")
-        if (link := getattr(entry, name)) is not None
+        name: complete(link)
+        for name in type(told).model_fields
+        if (name == "url" or name.endswith("_url"))
+        and (link := getattr(told, name) or "").startswith("/")
     }
-    return entry.model_copy(update=links)
+    return told.model_copy(update=links)
+
+
+def _complete_link(link: str, *, base_url: str, token: str | None) -> str:
+    if token is None:
+        return base_url + link
+    return f"{base_url}{link}{'&' if '?' in link else '?'}token={token}"
 
 
 def _etag(picture: StoredPicture, variant: int | str | None) -> str:

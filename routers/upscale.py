@@ -9,6 +9,7 @@ from routers.parameters import parse
 from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged
 from routers.problems import responses
 from routers.uploads import INTAKE_ERRORS, SubmissionDep
+from services.access import caller
 from utils.clock import Deadline
 
 router = APIRouter(tags=["upscaling"])
@@ -36,5 +37,7 @@ async def upscale(
         asked=parse(UpscaleParameters, submission.parameters),
         scratch=submission.picture.parent,
         deadline=Deadline(submission.received_at + services.deadline_s),
+        headers={"X-Cost-USD": "0.000000"},
     )
+    caller.get().take_shot()
     return await answer_enlarged(order, services, closing)

@@ -73,6 +73,7 @@ def _service() -> Iterator[httpx.Client]:
             cwd=ROOT,
             env={
                 **os.environ,
+                "API_KEYS": "",
                 "TEMP_DIR": temp_dir,
                 "RUNWARE_API_KEY": "sandbox",
                 "KIE_API_KEY": "sandbox",

@@ -27,7 +27,10 @@ from models.schemas import (
     QueueInfo,
     Readiness,
 )
+from services.access import Access, SessionLimits, open_access
 from services.admission import Gate
+from services.breakers import Breakers
+from services.budgets import Budgets
 from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
 from services.costs import CostLedger
 from services.fetcher import Fetcher
@@ -37,7 +40,7 @@ from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, room_for_networks, way_for
-from services.providers import Providers, open_providers
+from services.providers import Providers, open_providers, warn_about_keys
 from services.remover import BackgroundRemover
 from services.results import ResultStore
 from services.room import Room
@@ -46,6 +49,7 @@ from services.upscaler import Upscaler
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
 from services.workers import Workers
 from utils import heap, memory
+from utils.kept_secret import kept_secret
 from utils.tracking import Journal
 
 _log = logging.getLogger(__name__)
@@ -73,6 +77,9 @@ class Services:
     removers: Mapping[ModelId, BackgroundRemover]
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
+    access: Access
+    budgets: Budgets
+    breakers: Breakers
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -167,7 +174,9 @@ async def open_services(
         local = _local(settings.local, workers, inference, plan, granted)
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
-        preferences = await stack.enter_async_context(_preferences(settings, providers.ledger))
+        preferences = await stack.enter_async_context(
+            _preferences(settings, providers.money.ledger)
+        )
         work = settings.work
         gate, printing_gate = (
             Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
@@ -180,9 +189,11 @@ async def open_services(
             gate=gate,
             max_pixels=round(settings.inputs.max_megapixels * 1e6),
             model_timeout_s=work.model_timeout_s,
+            budgets=providers.money.budgets,
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers))
+        warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -197,7 +208,10 @@ async def open_services(
             printing_gate=printing_gate,
             removers=removers,
             default_models=default_models(knockout=settings.local.knockout_enabled),
-            ledger=providers.ledger,
+            access=await asyncio.to_thread(_access, settings),
+            ledger=providers.money.ledger,
+            budgets=providers.money.budgets,
+            breakers=providers.money.breakers,
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -216,6 +230,23 @@ def _providers(
         workers=workers,
         temp_dir=uploads,
         data_dir=_data_dir(settings),
+    )
+
+
+def _access(settings: Settings) -> Access:
+    """The door; where keys are wanted, their tokens survive a restart. Blocks."""
+    asked, storage = settings.access, settings.storage
+    if asked.signing_secret is not None:
+        secret = asked.signing_secret.get_secret_value().encode()
+    elif asked.api_keys:
+        secret = kept_secret((storage.data_dir or storage.temp_dir / "data") / "signing.key")
+    else:
+        secret = secrets.token_bytes()
+    return open_access(
+        asked.api_keys,
+        secret=secret,
+        link_ttl_s=asked.result_token_ttl_h * 3600,
+        limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )
 
 

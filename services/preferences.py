@@ -19,8 +19,9 @@ from collections.abc import (
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from pydantic_core import from_json
@@ -28,6 +29,7 @@ from pydantic_core import from_json
 from models.errors import InvalidParameter, NotPickable, PicksUnavailable
 from models.preferences import Preference, PreferenceParameters
 from models.schemas import ModelId, ResultEntry, ShotRecord
+from services.access import CallerKind, caller
 from services.pick_notes import Note, PickNotes, preference_id_of
 from services.tally import MODELS, UNKNOWN_KIND, Follower, Tally, archive_tally, remove_kept
 from services.taste import (
@@ -54,10 +56,10 @@ from utils.tracking_files import (
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 OnFailure: TypeAlias = Literal["refuse", "log"]
 
 VERSION = 1
-_OPEN = "open"
 _RETRY_AFTER_S = 5
 _POLL_S = 0.02
 _LEARN_EVERY_S = 5
@@ -105,8 +107,7 @@ class Preferences:
         """
         shown = _shown(record, asked)
         try:
-            async with self._alone(record.request_id):
-                return await self._pick(record, asked, shown)
+            return await self._pick(record, asked, shown)
         except OSError as error:
             if self._rules.on_failure == "refuse":
                 raise PicksUnavailable(
@@ -154,12 +155,12 @@ class Preferences:
 
         Where the service asks for no keys, everybody's.
         """
-        key_id = logs.key_id.get()
+        ours = _is_callers()
         start, end = _stamp(since) or "", _stamp(until) or "9999"
         for lines in _files(self._folder, last_from=start):
             for line in lines:
                 facts = from_json(line)
-                if start <= facts["time"] < end and key_id in {_OPEN, facts["key_id"]}:
+                if start <= facts["time"] < end and ours(facts):
                     yield line
 
     async def forget(self, request_id: str) -> bool:
@@ -167,12 +168,12 @@ class Preferences:
 
         Raises PicksUnavailable where the disk refuses.
         """
-        key_id = logs.key_id.get()
+        ours = _is_callers()
         try:
-            async with self._alone(request_id):
-                noted = await asyncio.to_thread(self._notes.remove, request_id)
+            forget_note = partial(self._forget_note, request_id, ours)
+            async with self._alone(request_id, forget_note) as noted:
                 removed = await asyncio.to_thread(
-                    remove_lines, self._folder, _lines_of(request_id, key_id)
+                    remove_lines, self._folder, _lines_of(request_id, ours)
                 )
         except OSError as error:
             raise PicksUnavailable(
@@ -201,30 +202,49 @@ class Preferences:
         self._follower.close()
 
     @asynccontextmanager
-    async def _alone(self, request_id: str) -> AsyncIterator[None]:
-        """Nobody else picks for this shot. Waits without a thread: others need them to finish."""
-        while True:
-            lock = await asyncio.to_thread(self._notes.try_alone, request_id)
-            if lock is not None:
-                break
+    async def _alone(self, request_id: str, work: Callable[[], T]) -> AsyncIterator[T]:
+        """While nobody else picks for this shot: what `work` gives, done in a thread.
+
+        It waits without a thread, since others need them to finish.
+        """
+
+        def try_now() -> tuple[int, T] | None:
+            lock = self._notes.try_alone(request_id)
+            if lock is None:
+                return None
+            try:
+                return lock, work()
+            except BaseException:
+                os.close(lock)
+                raise
+
+        # no Event: whoever is in the way may be another process
+        while (found := await asyncio.to_thread(try_now)) is None:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
         try:
-            yield
+            yield found[1]
         finally:
-            os.close(lock)
+            os.close(found[0])
 
     async def _pick(
         self, record: ShotRecord, asked: PreferenceParameters, shown: Sequence[ResultEntry]
     ) -> tuple[Preference, bool]:
-        before = await asyncio.to_thread(self._settled_note, record.request_id)
-        if before is not None and before.model == asked.model:
-            return _preference(before), False
-        note = Note(_line(record, asked, shown, before), None, before)
-        await asyncio.to_thread(self._notes.write, record.request_id, note)
-        await self._journal.append(note.line)
-        note = note.settled("journal")
-        with suppress(OSError):  # it is in the journal: the next one finds it there
-            await asyncio.to_thread(self._notes.write, record.request_id, note)
+        def begin() -> Note:
+            """The note of this very pick where there is one, else a new one, not settled."""
+            before = self._settled_note(record.request_id)
+            if before is not None and before.model == asked.model:
+                return before
+            note = Note(_line(record, asked, shown, before), None, before)
+            self._notes.write(record.request_id, note)
+            return note
+
+        async with self._alone(record.request_id, begin) as note:
+            if note.kept_in is not None:
+                return _preference(note), False
+            await self._journal.append(note.line)
+            with suppress(OSError):  # it is in the journal: the next one finds it there
+                settled = note.settled("journal")
+                await asyncio.to_thread(self._notes.write, record.request_id, settled)
         return _preference(note), True
 
     def _settled_note(self, request_id: str) -> Note | None:
@@ -253,6 +273,10 @@ class Preferences:
         with suppress(OSError):
             await asyncio.to_thread(self._notes.write, record.request_id, note)
         return _preference(note)
+
+    def _forget_note(self, request_id: str, ours: Callable[[Mapping[str, Any]], bool]) -> bool:
+        note = self._notes.read(request_id)
+        return note is not None and ours(note.line) and self._notes.remove(request_id)
 
     def _fit(self, kind: str | None) -> Fit:
         return self._fits.get(kind or UNKNOWN_KIND) or self._fits.get(None) or _UNLEARNED
@@ -395,14 +419,22 @@ def _stamp(moment: datetime | None) -> str | None:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _lines_of(request_id: str, key_id: str) -> Callable[[bytes], bool]:
+def _is_callers() -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a line came with the caller's key; where no keys are asked for, every line did."""
+    asking = caller.get()
+    return lambda facts: asking.kind is CallerKind.OPEN or facts["key_id"] == asking.key_id
+
+
+def _lines_of(
+    request_id: str, ours: Callable[[Mapping[str, Any]], bool]
+) -> Callable[[bytes], bool]:
     wanted = request_id.encode()
 
     def goes(line: bytes) -> bool:
         if wanted not in line:
             return False
         facts = from_json(line)
-        return facts["request_id"] == request_id and key_id in {_OPEN, facts["key_id"]}
+        return facts["request_id"] == request_id and ours(facts)
 
     return goes
 

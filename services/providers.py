@@ -4,6 +4,7 @@ With the key `sandbox` a provider's look-alike is started in this process on loo
 container's wing for what costs money, and like the container it reads the settings.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from pydantic import SecretStr
 
 from config import MIB, ProviderSettings
 from models.schemas import ModelId, ModelStatus
-from services.costs import Breaker, CostLedger
+from services.breakers import Breakers
+from services.budgets import Budgets
+from services.costs import CostLedger
 from services.fetcher import Fetcher
 from services.fitting import Limits
 from services.kie_client import Account, KieClient
@@ -25,6 +28,8 @@ from services.remover import AbsentRemover, BackgroundRemover
 from services.runware_client import Pace as RunwarePace
 from services.runware_client import RunwareClient
 from services.workers import Workers
+
+_log = logging.getLogger(__name__)
 
 _SANDBOX = "sandbox"
 _RESULT_BYTES = 128 * MIB
@@ -46,11 +51,20 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
+class Money:
+    """What was spent, what may be, and which provider is left alone."""
+
+    ledger: CostLedger
+    budgets: Budgets
+    breakers: Breakers
+
+
+@dataclass(frozen=True, slots=True)
 class Providers:
-    """The paid removers by id, and what they cost."""
+    """The paid removers by id, and their money."""
 
     removers: dict[ModelId, BackgroundRemover]
-    ledger: CostLedger
+    money: Money
 
 
 @asynccontextmanager
@@ -59,31 +73,56 @@ async def open_providers(
 ) -> AsyncIterator[Providers]:
     """Every paid model: connected where its key is set, else saying which key is missing."""
     async with AsyncExitStack() as stack:
-        ledger = CostLedger(data_dir / "costs.jsonl", prices=_prices(settings))
-        ledger.open()
-        stack.callback(ledger.close)
+        money = _money(settings, data_dir)
+        stack.callback(money.ledger.close)
         places = await _places(settings, stack)
         remote = partial(
             RemoteRemover,
-            ledger=ledger,
+            ledger=money.ledger,
             fetcher=_fetcher(settings, places),
             workers=workers,
             temp_dir=temp_dir,
         )
         yield Providers(
             {
-                **_runware(settings, places, remote, ledger, stack),
-                **_kie(settings, places, remote, ledger, stack),
+                **_runware(settings, places, remote, money, stack),
+                **_kie(settings, places, remote, money, stack),
             },
-            ledger,
+            money,
         )
+
+
+def warn_about_keys(settings: ProviderSettings, *, guarded: bool) -> None:
+    """A missing key costs a model; one that is set is spent by anybody, unless `guarded`."""
+    for name in ("runware_api_key", "kie_api_key"):
+        key = getattr(settings, name)
+        if key is None:
+            _log.warning("provider_unconfigured", extra={"setting": name.upper()})
+        elif not guarded and not _is_sandbox(key):
+            _log.warning("paid_provider_open_to_anybody", extra={"setting": name.upper()})
+
+
+def _money(settings: ProviderSettings, data_dir: Path) -> Money:
+    """The ledger as it was left, and what is decided by it."""
+    ledger = CostLedger(data_dir / "costs.jsonl", prices=_prices(settings))
+    ledger.open()
+    breakers = Breakers(
+        data_dir / "breakers.json",
+        probe_after_s=settings.provider_probe_s,
+        failures_to_open=settings.provider_failures,
+    )
+    breakers.open()
+    budgets = Budgets(
+        ledger, daily_usd=settings.daily_budget_usd, by_key=settings.key_daily_budgets
+    )
+    return Money(ledger, budgets, breakers)
 
 
 def _runware(
     settings: ProviderSettings,
     places: Places,
     remote: "partial[RemoteRemover]",
-    ledger: CostLedger,
+    money: Money,
     stack: AsyncExitStack,
 ) -> dict[ModelId, BackgroundRemover]:
     """Both models of a shot share one socket and one breaker."""
@@ -96,11 +135,11 @@ def _runware(
     client = RunwareClient(
         places.runware,
         api_key=key.get_secret_value(),
-        settle=ledger.settled,
+        settle=money.ledger.settled,
         pace=RunwarePace().scaled(settings.provider_pace),
     )
     stack.push_async_callback(client.close)
-    breaker = Breaker(probe_after_s=settings.provider_probe_s)
+    breaker = money.breakers.breaker("runware", api_key=key.get_secret_value())
     return {
         model: remote(
             name=model,
@@ -117,7 +156,7 @@ def _kie(
     settings: ProviderSettings,
     places: Places,
     remote: "partial[RemoteRemover]",
-    ledger: CostLedger,
+    money: Money,
     stack: AsyncExitStack,
 ) -> dict[ModelId, BackgroundRemover]:
     model = ModelId.KIE_RECRAFT
@@ -126,7 +165,7 @@ def _kie(
     price = settings.provider_prices.get(settings.kie_model, Decimal(0))
 
     def settle(task_id: str, used: Decimal | None) -> None:
-        ledger.settled(task_id, None if used is None else used * price)
+        money.ledger.settled(task_id, None if used is None else used * price)
 
     account = Account(
         api_url=places.kie_api.rstrip("/"),
@@ -142,7 +181,7 @@ def _kie(
         model: remote(
             name=model,
             provider=provider,
-            breaker=Breaker(probe_after_s=settings.provider_probe_s),
+            breaker=money.breakers.breaker("kie", api_key=key.get_secret_value()),
             timeout_s=settings.kie_timeout_s,
             sandbox=_is_sandbox(key),
         )

@@ -9,6 +9,7 @@ import numpy as np
 from models.images import Cutout, Flag, Pixels, SourceImage
 from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
 from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord, SizeParameters
+from services.access import caller
 from services.results import ResultStore, StoredPicture
 from utils.clock import Stopwatch, utc_now
 from utils.png import rgba_strips, write_png
@@ -44,6 +45,7 @@ class Shot:
         self.request_id = secrets.token_hex(16)
         self._results = results
         self._prints = prints
+        self._owner = caller.get().owner
         self._image = image_info(image)
         self._created_at = utc_now()
         self._watch = Stopwatch()
@@ -62,6 +64,7 @@ class Shot:
             latency_ms=self._watch.ms(),
             expires_at=self._results.expires_at(self._created_at),
             prints=self._prints,
+            owner=self._owner,
         )
 
     async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> None:

@@ -20,11 +20,12 @@ from models.errors import (
 )
 from models.images import Cutout, SourceImage
 from models.schemas import ModelId
-from services.costs import Breaker, CostLedger
+from services.breakers import Breaker
+from services.costs import CostLedger
 from services.fetcher import Fetcher
 from services.fitting import Copy, Limits, fit, project
 from services.kie_client import KieClient
-from services.remover import Availability, RemovalOptions
+from services.remover import Allowance, Availability, RemovalOptions
 from services.runware_client import RunwareClient, new_task_id
 from services.workers import Workers
 from utils.clock import Deadline
@@ -96,26 +97,24 @@ class RemoteRemover:
         return replace(self.breaker.availability(), sandbox=self.sandbox)
 
     async def remove(
-        self,
-        image: SourceImage,
-        *,
-        options: RemovalOptions,  # noqa: ARG002  # providers take none
-        deadline: Deadline,
+        self, image: SourceImage, *, options: RemovalOptions, deadline: Deadline
     ) -> Cutout:
-        task_id = new_task_id()
-        self.breaker.began()
+        task_id, allowance = new_task_id(), options.allowance
         try:
-            cutout = await self._cut(image, task_id, deadline.sooner(self.timeout_s))
+            with self.breaker.attempt():
+                return await self._cut(image, task_id, allowance, deadline.sooner(self.timeout_s))
         except RemoverError as error:
-            self.breaker.failed(error.code, error.message)
             error.cost_usd = self.ledger.cost(task_id)
             raise
-        self.breaker.succeeded()
-        return cutout
+        finally:
+            allowance.release(self.name)
 
-    async def _cut(self, image: SourceImage, task_id: str, deadline: Deadline) -> Cutout:
+    async def _cut(
+        self, image: SourceImage, task_id: str, allowance: Allowance, deadline: Deadline
+    ) -> Cutout:
         copy = await self.workers.pixels(fit, image, self.provider.limits)
         self.ledger.sent(task_id, self.name)
+        allowance.release(self.name)  # from here on the ledger counts it
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
         address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
         with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:

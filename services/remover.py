@@ -8,6 +8,7 @@ from PIL import Image
 
 from models.errors import RemoverUnavailable
 from models.images import Cutout, Flag, Holes, Pixels, SourceImage
+from models.outcomes import Skipped
 from models.schemas import ModelId, ModelStatus
 from services.edges import decontaminate, project_alpha
 from utils.clock import Deadline
@@ -28,11 +29,23 @@ _NEUTRAL_GREY = 128
 READY = Availability(ModelStatus.READY)
 
 
+class Allowance:
+    """What one shot may spend; this one knows no limit."""
+
+    def refusal(self, model: ModelId) -> Skipped | None:  # noqa: ARG002  # for those with limits
+        """None where the model may be asked: what it may cost is then held for it."""
+        return None
+
+    def release(self, model: ModelId) -> None:
+        """Let go of what was held for the model: it is in the ledger now, or was not sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemovalOptions:
-    """What a caller chose for this picture."""
+    """What a caller chose for this picture, and what the shot may spend."""
 
     holes: Holes = Holes.KEEP
+    allowance: Allowance = field(default_factory=Allowance, compare=False)
 
 
 class BackgroundRemover(Protocol):

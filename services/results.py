@@ -9,13 +9,14 @@ name only when they are whole, so a reader never meets half of one.
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -137,6 +138,12 @@ class ResultStore:
             return record
         return _expired(record)
 
+    async def require_owner(self, request_id: str, owns: Callable[[str | None], bool]) -> None:
+        """Raises ResultNotFound for somebody else's result, as for one that never was."""
+        record = await self.record(request_id)
+        if not owns(record.owner):
+            raise _not_found(request_id)
+
     async def picture(self, request_id: str, model: ModelId) -> StoredPicture:
         """The stored PNG of one cut-out; ResultNotFound where there is none."""
         record = await self.record(request_id)
@@ -251,7 +258,7 @@ class ResultStore:
     def _write_record(self, record: ShotRecord) -> None:
         path = self._record(record.request_id)
         partial = path.with_suffix(".part")
-        partial.write_text(record.model_dump_json(), encoding="utf-8")
+        partial.write_text(_as_kept(record), encoding="utf-8")
         partial.replace(path)
 
     def _read_record(self, request_id: str) -> ShotRecord | None:
@@ -312,6 +319,11 @@ class ResultStore:
             self._record(request_id).unlink(missing_ok=True)
             self._drop(request_id)
         return known
+
+
+def _as_kept(record: ShotRecord) -> str:
+    """The record as JSON, with its owner, which no answer shows."""
+    return json.dumps({**record.model_dump(mode="json"), "owner": record.owner})
 
 
 def _appended(path: Path, piece: bytes) -> bool:

@@ -9,7 +9,8 @@ import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
@@ -17,15 +18,18 @@ from typing import Any
 
 from models.errors import (
     AllModelsFailed,
+    CircuitOpen,
     FailureCode,
     NoModelAvailable,
     RemoverError,
     RemoverUnavailable,
 )
 from models.images import SourceImage
-from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded
+from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
 from models.schemas import LatencyInfo, ModelId, ModelStatus, ShotRecord, SizeParameters
+from services.access import caller
 from services.admission import Gate
+from services.budgets import Budgets
 from services.intake import decode
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
@@ -47,13 +51,15 @@ _SKIP_REASONS = {
 class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
-    `prints` is how its cut-outs are to be enlarged, if they are.
+    `prints` is how its cut-outs are to be enlarged, if they are; `max_cost_usd` what all of its
+    paid models may cost together, None where that is left to the budgets.
     """
 
     models: tuple[ModelId, ...]
     options: RemovalOptions
     deadline: Deadline
     prints: SizeParameters | None = None
+    max_cost_usd: Decimal | None = None
 
 
 class Shotgun:
@@ -68,7 +74,9 @@ class Shotgun:
         gate: Gate,
         max_pixels: int,
         model_timeout_s: float,
+        budgets: Budgets | None = None,
     ) -> None:
+        self._budgets = budgets
         self._removers = removers
         self._results = results
         self._workers = workers
@@ -85,14 +93,18 @@ class Shotgun:
         Raises:
             BadPicture: the file is not a picture we can work on.
             NoModelAvailable: every model would be skipped.
+            BudgetExhausted: the same, and for some of them only the money is missing.
             AllModelsFailed: all that ran failed before the deadline.
             Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
+            SessionExhausted: a browser session has no shot left.
         """
         self._require_a_model(plan)
         self._results.check_room()
         async with AsyncExitStack() as stack:
+            plan = self._within_budget(plan, stack)
             await stack.enter_async_context(self._gate.slot(plan.deadline))
             image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
+            caller.get().take_shot()
             shot = Shot(image, plan.models, self._results, prints=plan.prints)
             await self._results.create(shot.record())
             work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
@@ -121,6 +133,16 @@ class Shotgun:
             reasons = "; ".join(f"{model}: {skip.detail}" for model, skip in skips.items() if skip)
             raise NoModelAvailable(f"None of the models can be asked. {reasons}")
 
+    def _within_budget(self, plan: Plan, stack: AsyncExitStack) -> Plan:
+        """The plan with what it may spend; that is held until it is spent or the shot is over."""
+        if self._budgets is None:
+            return plan
+        askable = [model for model in plan.models if not self._skip(model)]
+        allowance = self._budgets.allowance(askable, most_usd=plan.max_cost_usd)
+        stack.callback(allowance.close)
+        allowance.require_one_of(askable)
+        return replace(plan, options=replace(plan.options, allowance=allowance))
+
     def _skip(self, model: ModelId) -> Skipped | None:
         now = self._removers[model].availability()
         reason = _SKIP_REASONS.get(now.status)
@@ -141,7 +163,9 @@ class Shotgun:
                 group.create_task(self._run(shot, image, plan, model))
 
     async def _run(self, shot: Shot, image: SourceImage, plan: Plan, model: ModelId) -> None:
-        outcome: Outcome = self._skip(model) or await self._attempt(image, plan, model)
+        skip = self._skip(model) or plan.options.allowance.refusal(model)
+        outcome: Outcome = skip or await self._attempt(image, plan, model)
+        caller.get().charge(cost_of(outcome))
         stored: Stored | None = None
         if isinstance(outcome, Succeeded):
             self._latencies[model].append(outcome.latency_ms)
@@ -158,6 +182,8 @@ class Shotgun:
                     image, options=plan.options, deadline=deadline
                 )
             return Succeeded(cutout, watch.ms())
+        except CircuitOpen as error:
+            return Skipped(SkipReason.CIRCUIT_OPEN, error.reason)
         except RemoverUnavailable as error:
             return Skipped(SkipReason.UNAVAILABLE, error.reason)
         except Exception as error:  # noqa: BLE001  # the one place: a crash is an outcome too

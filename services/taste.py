@@ -31,6 +31,7 @@ TRUSTED_FROM = 30
 """Picks below which nothing is said about whom to ask."""
 _HALF_TRUSTED = 50  # picks at which a strength is believed half
 _PSEUDO = 1.0  # invented wins and losses against the average: every estimate stays finite
+_PSEUDO_OF_KIND = 10.0  # and against what is known of all kinds
 _ROUNDS = 400
 _STILL = 1e-7
 _Z = 1.959963984540054  # 95 %
@@ -100,26 +101,29 @@ def fit(seen: Weighed, *, around: Floats | None = None, corrected: bool = True) 
     pairs = np.maximum(seen.pairs, 0)
     middle = np.ones(len(MODELS)) if around is None else around
     known = corrected and _places_vary(seen.shown)
-    strengths, places = _climb(pairs, middle, fit_places=known)
+    held = _PSEUDO if around is None else _PSEUDO_OF_KIND
+    strengths, places = _climb(pairs, middle, held, fit_places=known)
     picks = float(seen.wins.sum())
     candidates = float(seen.shown.sum()) / picks if picks else 2.0
     return Fit(
         strengths=strengths / np.exp(np.log(strengths).mean()),
-        errors=_errors(pairs, strengths, places, candidates),
+        errors=_errors(pairs, strengths, places, candidates, held),
         places=places / places[0],
         places_known=known,
         picks=picks,
     )
 
 
-def _climb(pairs: Floats, middle: Floats, *, fit_places: bool) -> tuple[Floats, Floats]:
+def _climb(
+    pairs: Floats, middle: Floats, held: float, *, fit_places: bool
+) -> tuple[Floats, Floats]:
     met = pairs + pairs.transpose(2, 3, 0, 1)
     model_wins, place_wins = pairs.sum((1, 2, 3)), pairs.sum((0, 2, 3))
     s, w = middle.copy(), np.ones(len(middle))
     for _ in range(_ROUNDS):
         before = s
         rate = met / _both(s, w)
-        s = (model_wins + _PSEUDO) / (np.einsum("ipjq,p->i", rate, w) + 2 * _PSEUDO / (s + middle))
+        s = (model_wins + held) / (np.einsum("ipjq,p->i", rate, w) + 2 * held / (s + middle))
         if fit_places:
             rate = met / _both(s, w)
             w = (place_wins + _PSEUDO) / (np.einsum("ipjq,i->p", rate, s) + 2 * _PSEUDO / (w + 1))
@@ -135,7 +139,7 @@ def _both(s: Floats, w: Floats) -> Floats:
     return total
 
 
-def _errors(pairs: Floats, s: Floats, w: Floats, candidates: float) -> Floats:
+def _errors(pairs: Floats, s: Floats, w: Floats, candidates: float, held: float) -> Floats:
     """Standard errors of log s out of the pairs' information.
 
     The k - 1 pairs of one pick out of k are not independent: for equal strengths they look k / 2
@@ -145,7 +149,7 @@ def _errors(pairs: Floats, s: Floats, w: Floats, candidates: float) -> Floats:
     worth = np.multiply.outer(s, w)
     chance = worth[:, :, None, None] / _both(s, w)
     information = (met * chance * (1 - chance)).sum((1, 2, 3)) / max(1.0, candidates / 2)
-    errors: Floats = 1 / np.sqrt(information + _PSEUDO / 2)
+    errors: Floats = 1 / np.sqrt(information + held / 2)
     return errors
 
 

@@ -1,5 +1,6 @@
 """Settings: the user's names and defaults, nonsense refused line by line, secrets kept."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -148,6 +149,37 @@ def test_a_price_list_of_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch, va
         load_settings(env_file=None)
 
 
+@pytest.mark.parametrize(
+    ("value", "budget"), [("", None), (" ", None), ("0", Decimal(0)), ("2.50", Decimal("2.5"))]
+)
+def test_a_daily_budget_is_exact_and_empty_means_none(
+    monkeypatch: pytest.MonkeyPatch, value: str, budget: Decimal | None
+) -> None:
+    monkeypatch.setenv("DAILY_BUDGET_USD", value)
+    monkeypatch.setenv("KEY_DAILY_BUDGETS", "shop-a=0.1, shop-b=0" if value else "")
+    providers = load_settings(env_file=None).providers
+    assert providers.daily_budget_usd == budget
+    assert providers.key_daily_budgets == (
+        {"shop-a": Decimal("0.1"), "shop-b": Decimal(0)} if value else {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("DAILY_BUDGET_USD", value) for value in ("-1", "NaN", "inf", "much")],
+        *[("KEY_DAILY_BUDGETS", value) for value in ("shop", "shop=", "=1", "shop=-1")],
+        ("PROVIDER_FAILURES", "0"),
+    ],
+)
+def test_a_budget_of_nonsense_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"^{name}: .+$"):
+        load_settings(env_file=None)
+
+
 @pytest.mark.parametrize("value", ["sandbox", "sandbox:fault=kie.no_credits", "a-real-key"])
 def test_a_key_is_kept_as_it_is_and_secret_also_where_it_asks_for_the_sandbox(
     monkeypatch: pytest.MonkeyPatch, value: str
@@ -192,3 +224,58 @@ def test_result_domains_are_lower_case_and_separated_by_commas(
         "runware.ai",
         "127.0.0.1:9000",
     }
+
+
+def test_of_api_keys_only_the_digests_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", " shop:s3cret-value-of-the-shop , till_2:s3cret:of:the=till!,")
+    settings = load_settings(env_file=None)
+    assert settings.access.api_keys == {
+        "shop": hashlib.sha256(b"s3cret-value-of-the-shop").hexdigest(),
+        "till_2": hashlib.sha256(b"s3cret:of:the=till!").hexdigest(),
+    }
+    assert "s3cret" not in repr(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("value", "position"),
+    [
+        ("s3cret-value-of-the-shop", 1),
+        ("shop:s3cret", 1),
+        ("shop:s3cret-value-of-the-shop,till:s3cret-short", 2),
+        ("shop:s3cret-value-of-the-shop,,Till:s3cret-value-of-the-till", 3),
+        ("shop:s3cret-value-of-the-shop,shop:s3cret-value-of-the-till", 2),
+        ("shop:s3cret-value-of-the-shop,till:s3cret-value-of-the-shop", 2),
+        (":s3cret-value-of-the-shop", 1),
+        ("shop:s3cret value of the shop", 1),
+        ("shop: s3cret-value-of-the-shop", 1),
+        ("open:s3cret-value-of-the-shop", 1),
+    ],
+)
+def test_a_bad_list_of_keys_names_the_entry_and_never_its_key(
+    monkeypatch: pytest.MonkeyPatch, value: str, position: int
+) -> None:
+    monkeypatch.setenv("API_KEYS", value)
+    with pytest.raises(SettingsError, match=rf"^API_KEYS: .*\bentry {position}\b") as refusal:
+        load_settings(env_file=None)
+    assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("value", "wanted"), [("", True), ("  ", True), (",", False)])
+def test_no_keys_are_no_mistake_but_a_list_without_any_is(
+    monkeypatch: pytest.MonkeyPatch, value: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("API_KEYS", value)
+    if wanted:
+        assert load_settings(env_file=None).access.api_keys == {}
+        return
+    with pytest.raises(SettingsError, match=r"^API_KEYS: "):
+        load_settings(env_file=None)
+
+
+def test_a_short_signing_secret_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNING_SECRET", "s3cret-short")
+    with pytest.raises(SettingsError, match=r"^SIGNING_SECRET: ") as refusal:
+        load_settings(env_file=None)
+    assert "s3cret" not in str(refusal.value)
+    monkeypatch.setenv("SIGNING_SECRET", "s3cret-" * 5)
+    assert "s3cret" not in repr(load_settings(env_file=None))

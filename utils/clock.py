@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Self
 
 
@@ -40,3 +40,7 @@ class Stopwatch:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def utc_today() -> date:
+    return utc_now().date()

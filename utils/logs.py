@@ -46,4 +46,5 @@ def configure(level: str) -> None:
 def _stamp_request_id(record: logging.LogRecord) -> bool:
     if (current := request_id.get()) is not None:
         record.request_id = current
+        record.key_id = key_id.get()
     return True

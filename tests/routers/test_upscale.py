@@ -277,7 +277,7 @@ def test_a_file_beyond_the_quota_is_413_with_the_numbers(tmp_path: Path) -> None
 
 def test_a_turn_that_comes_too_late_is_504(tmp_path: Path) -> None:
     with (
-        serving(tmp_path, max_concurrent_jobs=1, deadline_s=1) as server,
+        serving(tmp_path, max_concurrent_jobs=1, deadline_s=3) as server,
         flowing(server, large()) as pieces,
     ):
         next(pieces)  # and it holds the only place

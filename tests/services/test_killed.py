@@ -1,4 +1,6 @@
-"""After kill -9 a paid task that may have been charged is `provider_outcome_unknown`, for ever."""
+"""After kill -9 a paid task that may have been charged is `provider_outcome_unknown`, for ever; the
+ledger lists it once, and the day's budget counts it.
+"""
 
 import json
 import os
@@ -6,15 +8,24 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from sandbox.opening import Sandbox
 from tests.conftest import ROOT, artwork
 from tests.sandbox_thread import running_sandbox
+
+PAID = ("runware-rmbg-2.0", "runware-birefnet-portrait", "kie-recraft")
+SHOTS = 3
+DAY = Decimal("0.08")  # three shots, and of a fourth the two cheaper models
 
 
 @contextmanager
@@ -27,6 +38,7 @@ def process(sandbox: Sandbox, temp_dir: Path) -> Iterator[tuple[subprocess.Popen
         **os.environ,
         "TEMP_DIR": str(temp_dir),
         "WEIGHTS_DOWNLOAD": "false",
+        "WEIGHTS_DIR": str(temp_dir / "weights"),
         "RUNWARE_API_KEY": "sandbox-killed",
         "KIE_API_KEY": "sandbox-killed",
         "RUNWARE_URL": sandbox.runware_ws,
@@ -34,6 +46,7 @@ def process(sandbox: Sandbox, temp_dir: Path) -> Iterator[tuple[subprocess.Popen
         "KIE_UPLOAD_URL": sandbox.kie_upload,
         "PROVIDER_RESULT_DOMAINS": ",".join(hosts),
         "PROVIDER_PACE": "0.1",
+        "DAILY_BUDGET_USD": str(DAY),
     }
     service = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port)],
@@ -59,27 +72,77 @@ def paid_calls(sandbox: Sandbox) -> dict[str, int]:
     }
 
 
-def test_a_killed_shot_is_never_sent_again(tmp_path: Path) -> None:
+def shoot(url: str, *, deadline_s: int) -> dict[str, Any]:
+    shot: dict[str, Any] = httpx.post(
+        f"{url}/remove-background",
+        files={"image": artwork(width=300, height=260)},
+        data={"models": f"{','.join(PAID)},local-knockout", "deadline_s": str(deadline_s)},
+        timeout=30,
+        trust_env=False,
+    ).json()
+    return shot
+
+
+def wait_until_sent(sandbox: Sandbox, expected: dict[str, int]) -> None:
+    for _ in range(1000):
+        with suppress(RuntimeError):  # the journal grows in its own thread
+            if paid_calls(sandbox) == expected:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"sent so far: {paid_calls(sandbox)}")
+
+
+def test_killed_shots_are_never_sent_again_and_count_against_the_day(tmp_path: Path) -> None:
+    sent = {"removeBackground": 2 * SHOTS, "createTask": SHOTS}
     with running_sandbox() as sandbox:
         sandbox.faults.set("runware.late,kie.stuck")
-        with process(sandbox, tmp_path) as (service, url):
-            shot = httpx.post(
-                f"{url}/remove-background",
-                files={"image": artwork(width=300, height=260)},
-                data={"deadline_s": "3"},
-                timeout=30,
-                trust_env=False,
-            ).json()
-            assert [each["status"] for each in shot["results"][:3]] == ["pending"] * 3
+        with (
+            process(sandbox, tmp_path) as (service, url),
+            ThreadPoolExecutor(SHOTS) as clients,
+        ):
+            shots = list(clients.map(lambda _: shoot(url, deadline_s=1), range(SHOTS)))
+            for shot in shots:
+                assert [each["status"] for each in shot["results"][:3]] == ["pending"] * 3
+            wait_until_sent(sandbox, sent)
             service.send_signal(signal.SIGKILL)
             service.wait()
-        asked = paid_calls(sandbox)
+        sandbox.faults.clear()
         with process(sandbox, tmp_path) as (_, url):
-            record = httpx.get(f"{url}/results/{shot['request_id']}", trust_env=False).json()
-        assert record["status"] == "complete"
-        for entry in record["results"][:3]:
-            assert entry["error"]["code"] == "provider_outcome_unknown"
-            assert entry["error"]["retryable"] is False
-        assert paid_calls(sandbox) == asked == {"removeBackground": 2, "createTask": 1}
-    lines = (tmp_path / "data" / "costs.jsonl").read_text().splitlines()
-    assert [json.loads(line)["cost_usd"] for line in lines] == [None, None, None]
+            for shot in shots:
+                check_unknown(httpx.get(f"{url}/results/{shot['request_id']}", trust_env=False))
+            assert paid_calls(sandbox) == sent
+            check_costs(httpx.get(f"{url}/costs", trust_env=False).json(), sandbox)
+            after = shoot(url, deadline_s=20)
+    assert [each.get("reason", each["status"]) for each in after["results"]] == [
+        "budget",
+        *["succeeded"] * 3,
+    ]
+    lines = [json.loads(line) for line in file_lines(tmp_path)]
+    assert len({line["task_id"] for line in lines[: 3 * SHOTS]}) == 3 * SHOTS
+    assert [line["cost_usd"] for line in lines[: 3 * SHOTS]] == [None] * 3 * SHOTS
+
+
+def file_lines(temp_dir: Path) -> list[str]:
+    return (temp_dir / "data" / "costs.jsonl").read_text().splitlines()
+
+
+def check_unknown(response: httpx.Response) -> None:
+    record = response.raise_for_status().json()
+    assert record["status"] == "complete"
+    for entry in record["results"][:3]:
+        assert entry["error"]["code"] == "provider_outcome_unknown"
+        assert entry["error"]["retryable"] is False
+
+
+def check_costs(told: dict[str, Any], sandbox: Sandbox) -> None:
+    """Every task that left is listed once, and holds its price of the day's budget."""
+    unsettled = told["unsettled"]
+    assert unsettled["count"] == len(unsettled["tasks"]) == 3 * SHOTS
+    by_model = Counter(task["model"] for task in unsettled["tasks"])
+    assert by_model == dict.fromkeys(PAID, SHOTS)
+    runware = {each["task_id"] for each in unsettled["tasks"] if each["model"] != PAID[2]}
+    assert runware == {call.task_id for call in sandbox.journal.calls("removeBackground")}
+    assert told["cost_usd"] == 0
+    (budget,) = told["budgets"]
+    assert budget["in_flight_usd"] == unsettled["may_cost_usd"] == float(SHOTS * Decimal("0.0236"))
+    assert budget["left_usd"] == float(DAY - SHOTS * Decimal("0.0236"))

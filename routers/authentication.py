@@ -1,0 +1,114 @@
+"""Who asks: found before a route is, so that no route can be forgotten and no upload is read first.
+
+With API_KEYS set, every address wants a key but those in OPEN_PATHS; what a session may do is
+listed here, everything else it may not.
+"""
+
+import re
+from urllib.parse import unquote
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from models.errors import MissingKey, NotAllowed, ServiceError
+from routers.problems import refused
+from services.access import OPEN, UNKNOWN, Caller, CallerKind, caller
+from services.container import Services
+from utils import logs
+
+OPEN_PATHS = frozenset(
+    {"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+)
+"""What anybody may see, keys or not."""
+
+SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale"})
+"""What a browser session may ask for; beside it, it may pick, and GET results of its own."""
+
+PICKS = "/preferences"
+
+_REQUEST_ID = re.compile("[0-9a-f]{32}")
+_TOKEN = b"token="
+
+
+class Door:
+    """Lets nobody pass whom the service does not know; remembers the caller for what follows."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            found = await _admit(scope, scope["state"]["services"])
+        except ServiceError as refusal:
+            await refused(refusal)(scope, receive, send)
+            return
+        # neither is reset: the request's task, and with it its context, ends with the request
+        caller.set(found)
+        logs.key_id.set(found.key_id)
+        await self._app(scope, receive, send)
+
+
+async def _admit(scope: Scope, services: Services) -> Caller:
+    """Whom the request comes from; raises AccessRefused kinds, or ResultNotFound."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    request_id = _result_named(path)
+    reading = request_id if scope["method"] == "GET" else None
+    token = _take_token(scope) if reading else None
+    if not services.access.required or path in OPEN_PATHS:
+        return OPEN
+    logs.key_id.set(UNKNOWN)
+    credential = _credential(Headers(scope=scope))
+    if credential is None and token and reading:
+        return services.access.follow(token, reading)
+    if credential is None:
+        raise MissingKey(
+            "This address wants a key.",
+            hint="Send it as Authorization: Bearer … or as X-API-Key.",
+        )
+    found = services.access.identify(credential)
+    logs.key_id.set(found.key_id)
+    if found.kind is CallerKind.SESSION and not reading:
+        _require_allowed(found, scope["method"], path)
+    if request_id:
+        await services.results.require_owner(request_id, found.owns)
+    return found
+
+
+def _require_allowed(session: Caller, method: str, path: str) -> None:
+    """Raises NotAllowed, and SessionExhausted before the upload is read."""
+    if method == "POST" and path == PICKS:
+        return  # out of its last shot as well; the route asks whose the shot is
+    if method != "POST" or path not in SESSIONS_MAY_POST:
+        raise NotAllowed(
+            "A browser session may remove backgrounds, enlarge, read its own results and pick.",
+            hint="Everything else wants the API key.",
+        )
+    session.require_credit()
+
+
+def _result_named(path: str) -> str | None:
+    """The id in an address of /results/{id} or below, whatever stands behind it."""
+    parts = path.split("/", 3)
+    if len(parts) < 3 or parts[1] != "results" or not _REQUEST_ID.fullmatch(parts[2]):
+        return None
+    return parts[2]
+
+
+def _take_token(scope: Scope) -> str | None:
+    """The link's token, taken out of the query: no route knows it, and no log meets it."""
+    pairs = scope["query_string"].split(b"&")
+    tokens = [pair for pair in pairs if pair.startswith(_TOKEN)]
+    if not tokens:
+        return None
+    scope["query_string"] = b"&".join(pair for pair in pairs if pair not in tokens)
+    return unquote(tokens[0].removeprefix(_TOKEN).decode("latin-1")) or None
+
+
+def _credential(headers: Headers) -> str | None:
+    """The key or session token that a request shows; Authorization wins."""
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
+    bearer = shown.strip() if scheme.lower() == "bearer" else ""
+    return bearer or headers.get("x-api-key", "").strip() or None
