@@ -9,6 +9,7 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed
 ├── ResultNotFound
+├── IdempotencyInFlight · IdempotencyMismatch · IdempotencyUnavailable
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── DeadlineExceeded
 ├── Overloaded · InsufficientMemory
@@ -93,6 +94,15 @@ class ImageDownloadFailed(BadPicture): ...
 
 
 class ResultNotFound(ServiceError): ...
+
+
+class IdempotencyInFlight(ServiceError): ...
+
+
+class IdempotencyMismatch(ServiceError): ...
+
+
+class IdempotencyUnavailable(ServiceError): ...
 
 
 class AllModelsFailed(ServiceError): ...

@@ -6,7 +6,12 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -14,7 +19,8 @@ from pathlib import Path
 
 import PIL
 
-from config import MIB, LocalSettings, Settings
+from config import MIB, LocalSettings, Settings, StorageSettings
+from models.errors import IdempotencyUnavailable
 from models.inference import BirefnetSize, RunPlan
 from models.schemas import (
     InferenceInfo,
@@ -29,8 +35,10 @@ from models.schemas import (
 )
 from services.admission import Gate
 from services.catalogue import CATALOGUE, CatalogueEntry, default_models
+from services.claims import Claims
 from services.costs import CostLedger
 from services.fetcher import Fetcher
+from services.idempotency import Idempotency
 from services.inference import resolve
 from services.inference_process import InferenceProcess
 from services.local_knockout import LocalKnockout
@@ -70,6 +78,7 @@ class Services:
     removers: Mapping[ModelId, BackgroundRemover]
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
+    idempotency: Idempotency
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -102,6 +111,7 @@ class Services:
             queue=_queue(self.gate),
             printing=_queue(self.printing_gate),
             inference=self._inference(),
+            idempotency=self.idempotency.info(),
             pillow=PIL.__version__,
         )
 
@@ -164,6 +174,7 @@ async def open_services(
         local = _local(settings.local, workers, inference, plan, granted)
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
+        idempotency = await stack.enter_async_context(_idempotency(settings.storage, results))
         work = settings.work
         gate, printing_gate = (
             Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
@@ -178,7 +189,7 @@ async def open_services(
             model_timeout_s=work.model_timeout_s,
         )
         stack.push_async_callback(shotgun.close)
-        await stack.enter_async_context(_housekeeping(results, removers))
+        await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -193,6 +204,7 @@ async def open_services(
             removers=removers,
             default_models=default_models(knockout=settings.local.knockout_enabled),
             ledger=providers.ledger,
+            idempotency=idempotency,
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -206,13 +218,31 @@ async def open_services(
 def _providers(
     settings: Settings, workers: Workers, uploads: Path
 ) -> AbstractAsyncContextManager[Providers]:
-    storage = settings.storage
     return open_providers(
         settings.providers,
         workers=workers,
         temp_dir=uploads,
-        data_dir=storage.data_dir or storage.temp_dir / "data",
+        data_dir=_data_dir(settings.storage),
     )
+
+
+def _data_dir(storage: StorageSettings) -> Path:
+    return storage.data_dir or storage.temp_dir / "data"
+
+
+@asynccontextmanager
+async def _idempotency(
+    storage: StorageSettings, results: ResultStore
+) -> AsyncIterator[Idempotency]:
+    """Without its database the service is there for requests that name no key."""
+    claims = Claims(_data_dir(storage))
+    with suppress(IdempotencyUnavailable):
+        await claims.open()
+    ttl = timedelta(hours=storage.result_ttl_h)
+    try:
+        yield Idempotency(claims, results, dedupe_ttl=ttl if storage.dedupe else None)
+    finally:
+        await claims.close()
 
 
 def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
@@ -322,11 +352,12 @@ def _empty_uploads(temp_dir: Path) -> Path:
 async def _housekeeping(
     results: ResultStore,
     removers: Mapping[ModelId, BackgroundRemover],
+    idempotency: Idempotency,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
     rembgs = [each for each in removers.values() if isinstance(each, LocalRembg)]
     tasks = [
-        asyncio.create_task(_sweep_for_ever(results)),
+        asyncio.create_task(_sweep_for_ever(results, idempotency)),
         *(asyncio.create_task(_prepare(each)) for each in rembgs),
     ]
     try:
@@ -337,11 +368,12 @@ async def _housekeeping(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sweep_for_ever(results: ResultStore) -> None:
+async def _sweep_for_ever(results: ResultStore, idempotency: Idempotency) -> None:
     """Forget what has expired, and give the system the memory that enlargements no longer use."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
         await asyncio.to_thread(results.sweep)
+        await idempotency.sweep()
         await asyncio.to_thread(heap.trim)
 
 
