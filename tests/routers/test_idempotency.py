@@ -1,11 +1,11 @@
 """Idempotency-Key and dedupe over real HTTP: run once, answered again, charged once."""
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from services.remover import READY, RemovalOptions
 from tests.conftest import Server, _running, artwork, make_settings, problem, serving
 from tests.fakes import FakeRemover, unavailable
 from tests.sandbox_thread import running_sandbox
-from tests.services.test_killed import paid_calls
+from tests.services.test_killed_keys import tasks_sent
 from utils import logs
 from utils.clock import Deadline
 
@@ -146,14 +146,14 @@ def test_a_replay_asks_no_provider_and_charges_nothing_also_after_a_restart(
     with running_sandbox() as sandbox:
         with serving(tmp_path, **settings_for(sandbox)) as server:
             first = shoot(server, "order-1", picture=picture, models=models)
-            charged, sent = sandbox.bill.total_usd, paid_calls(sandbox)
+            charged, sent = sandbox.bill.total_usd, tasks_sent(sandbox)
             again = shoot(server, "order-1", picture=picture, models=models)
         with serving(tmp_path, **settings_for(sandbox)) as server:
             later = shoot(server, "order-1", picture=picture, models=models)
             other = shoot(server, "order-1", picture=artwork(width=301, height=260), models=models)
         assert charged > 0
         assert sandbox.bill.total_usd == charged
-        assert paid_calls(sandbox) == sent == {"removeBackground": 2, "createTask": 1}
+        assert tasks_sent(sandbox) == sent == {"removeBackground": 2, "createTask": 1}
     assert [each["status"] for each in first.json()["results"]] == ["succeeded"] * 3
     assert not is_replay(first)
     for replay in (again, later):
@@ -269,31 +269,31 @@ def test_of_two_first_requests_at_once_exactly_one_runs(tmp_path: Path) -> None:
 def test_a_client_that_left_finds_its_shot_by_its_key(tmp_path: Path) -> None:
     held = Counted(ISNET, held=True)
     with shop(tmp_path, held) as server:
-        left = threading.Thread(target=_shoot_and_leave, args=(server,))
-        left.start()
+        client = begun(server, "order-1")
         assert held.asked.wait(20)
-        left.join()
+        client.close()
         response = shoot(server, "order-1")
         assert response.status_code == 409 or is_replay(response)
         held.release()
         while (response := shoot(server, "order-1")).status_code == 409:
             time.sleep(0.01)
-        record = server.client.get(f"/results/{response.json()['request_id']}").json()
     assert is_replay(response)
-    assert len(record["results"]) == 1
+    assert len(response.json()["results"]) == 1
     assert held.calls == 1
 
 
-def _shoot_and_leave(server: Server) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{server.url}/remove-background",
-            files={"image": PICTURE},
-            data={"models": "local-isnet"},
-            headers={"Idempotency-Key": "order-1"},
-            timeout=0.5,
-            trust_env=False,
-        )
+def begun(server: Server, key: str) -> HTTPConnection:
+    """A request that has been sent; nobody reads its answer yet."""
+    request = httpx.Request(
+        "POST",
+        f"{server.url}/remove-background",
+        files={"image": PICTURE},
+        data={"models": "local-isnet"},
+        headers={"Idempotency-Key": key},
+    )
+    connection = HTTPConnection(request.url.host, request.url.port)
+    connection.request("POST", request.url.path, request.read(), dict(request.headers))
+    return connection
 
 
 def test_what_was_refused_or_failed_unpaid_may_be_tried_again(tmp_path: Path) -> None:

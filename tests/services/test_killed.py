@@ -1,28 +1,21 @@
-"""After kill -9 a paid task that may have been charged is `provider_outcome_unknown`, for ever.
-
-The storefront's retry finds it by its Idempotency-Key, and nothing is sent again.
-"""
+"""After kill -9 a paid task that may have been charged is `provider_outcome_unknown`, for ever."""
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import sleep
 
 import httpx
 
 from sandbox.opening import Sandbox
-from tests.conftest import ROOT, artwork, problem
+from tests.conftest import ROOT, artwork
 from tests.sandbox_thread import running_sandbox
-
-PAID = "runware-rmbg-2.0,runware-birefnet-portrait,kie-recraft"
-MODELS = {"paid": PAID, "mixed": f"{PAID},local-knockout"}
-SENT = {"removeBackground": 4, "createTask": 2}
 
 
 @contextmanager
@@ -51,13 +44,21 @@ def process(sandbox: Sandbox, temp_dir: Path) -> Iterator[tuple[subprocess.Popen
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        transport = httpx.HTTPTransport(retries=40)
-        with httpx.Client(transport=transport, trust_env=False) as client:
-            client.get(f"{url}/health").raise_for_status()
+        _wait_until_alive(url, service)
         yield service, url
     finally:
         service.kill()
         service.wait()
+
+
+def _wait_until_alive(url: str, service: subprocess.Popen[bytes]) -> None:
+    """httpx's own retries would double their pauses and sleep through the start."""
+    while service.poll() is None:
+        with suppress(httpx.ConnectError):
+            httpx.get(f"{url}/health", trust_env=False).raise_for_status()
+            return
+        sleep(0.05)
+    raise AssertionError("the service did not start")
 
 
 def paid_calls(sandbox: Sandbox) -> dict[str, int]:
@@ -67,68 +68,27 @@ def paid_calls(sandbox: Sandbox) -> dict[str, int]:
     }
 
 
-def shoot(url: str, key: str, *, width: int = 300) -> httpx.Response:
-    return httpx.post(
-        f"{url}/remove-background",
-        files={"image": artwork(width=width, height=260)},
-        data={"models": MODELS[key]},
-        headers={"Idempotency-Key": key},
-        timeout=30,
-        trust_env=False,
-    )
-
-
-def is_cut_off(url: str, key: str) -> bool:
-    try:
-        shoot(url, key)
-    except httpx.TransportError:
-        return True
-    return False
-
-
-def wait_for_the_middle(sandbox: Sandbox, temp_dir: Path) -> None:
-    """Until every paid task has been sent, none has landed, and the local model has."""
-    give_up = time.monotonic() + 30
-    pending = ["pending"] * 3
-    while paid_calls(sandbox) != SENT or states(temp_dir) != [pending, [*pending, "succeeded"]]:
-        assert time.monotonic() < give_up, (paid_calls(sandbox), states(temp_dir))
-        time.sleep(0.02)
-
-
-def states(temp_dir: Path) -> list[list[str]]:
-    records = [json.loads(each.read_text()) for each in temp_dir.glob("results/*/record.json")]
-    return sorted([entry["status"] for entry in each["results"]] for each in records)
-
-
 def test_a_killed_shot_is_never_sent_again(tmp_path: Path) -> None:
-    with running_sandbox() as sandbox, ThreadPoolExecutor(2) as pool:
+    with running_sandbox() as sandbox:
         sandbox.faults.set("runware.late,kie.stuck")
         with process(sandbox, tmp_path) as (service, url):
-            clients = [pool.submit(is_cut_off, url, key) for key in MODELS]
-            wait_for_the_middle(sandbox, tmp_path)
-            service.kill()
+            shot = httpx.post(
+                f"{url}/remove-background",
+                files={"image": artwork(width=300, height=260)},
+                data={"deadline_s": "3"},
+                timeout=30,
+                trust_env=False,
+            ).json()
+            assert [each["status"] for each in shot["results"][:3]] == ["pending"] * 3
+            service.send_signal(signal.SIGKILL)
             service.wait()
-            assert all(each.result() for each in clients)
+        asked = paid_calls(sandbox)
         with process(sandbox, tmp_path) as (_, url):
-            retries = [shoot(url, "mixed") for _ in range(2)]
-            failed = shoot(url, "paid")
-            other = shoot(url, "mixed", width=301)
-            shot = retries[0].json()["request_id"]
-            record = httpx.get(f"{url}/results/{shot}", trust_env=False).json()
-        assert paid_calls(sandbox) == SENT
-        tasks = [each.task_id for each in sandbox.bill.entries()]
-        assert len(tasks) == len(set(tasks)) <= sum(SENT.values())
-    for retry in retries:
-        assert retry.headers["idempotent-replayed"] == "true"
-        assert (retry.status_code, retry.json()) == (200, record)
-    *paid, local = record["results"]
-    assert record["status"] == "complete"
-    assert [each["error"]["code"] for each in paid] == ["provider_outcome_unknown"] * 3
-    assert [each["error"]["retryable"] for each in paid] == [False] * 3
-    assert local["status"] == "succeeded"
-    detail = str(problem(failed, 502, "all_models_failed")["detail"])
-    assert detail.count("provider_outcome_unknown") == 3
-    assert failed.headers["idempotent-replayed"] == "true"
-    problem(other, 422, "idempotency_mismatch")
+            record = httpx.get(f"{url}/results/{shot['request_id']}", trust_env=False).json()
+        assert record["status"] == "complete"
+        for entry in record["results"][:3]:
+            assert entry["error"]["code"] == "provider_outcome_unknown"
+            assert entry["error"]["retryable"] is False
+        assert paid_calls(sandbox) == asked == {"removeBackground": 2, "createTask": 1}
     lines = (tmp_path / "data" / "costs.jsonl").read_text().splitlines()
-    assert [json.loads(line)["cost_usd"] for line in lines] == [None] * 6
+    assert [json.loads(line)["cost_usd"] for line in lines] == [None, None, None]
