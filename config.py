@@ -330,8 +330,13 @@ class StorageSettings(Group):
     )
     data_dir: OptionalPath = Field(
         None,
-        description="Folder of the cost ledger and of records; put it on a persistent volume. "
-        "Empty: data inside TEMP_DIR.",
+        description="Folder of the cost ledger, of records and of idempotency keys; put it on a "
+        "persistent volume. Empty: data inside TEMP_DIR.",
+    )
+    dedupe: bool = Field(
+        default=False,
+        description="`on`: the same picture with the same parameters and API key is answered from "
+        "the shot it had, as long as that is kept, though no Idempotency-Key says so.",
     )
     public_base_url: BaseUrl = Field(
         "",

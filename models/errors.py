@@ -13,6 +13,7 @@ ServiceError                    the request as a whole cannot be answered
 │   └── NotAllowed · SessionExhausted
 ├── ResultNotFound
 ├── BudgetExhausted             money set aside for today or for this call is spent
+├── IdempotencyInFlight · IdempotencyMismatch · IdempotencyUnavailable
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── DeadlineExceeded
 ├── Overloaded · InsufficientMemory
@@ -116,6 +117,15 @@ class ResultNotFound(ServiceError): ...
 
 
 class BudgetExhausted(ServiceError): ...
+
+
+class IdempotencyInFlight(ServiceError): ...
+
+
+class IdempotencyMismatch(ServiceError): ...
+
+
+class IdempotencyUnavailable(ServiceError): ...
 
 
 class AllModelsFailed(ServiceError): ...

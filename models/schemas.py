@@ -291,6 +291,7 @@ class Readiness(BaseModel):
     queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")
     printing: "QueueInfo" = Field(description="Enlargements: their clients may be slow.")
     inference: "InferenceInfo"
+    idempotency: "IdempotencyInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 
@@ -322,6 +323,13 @@ class InferenceInfo(BaseModel):
     load_s: dict[str, float] = Field(
         description="How long each network took to load when it last did."
     )
+
+
+class IdempotencyInfo(BaseModel):
+    """Whether requests with an Idempotency-Key can be answered."""
+
+    available: bool
+    reason: str | None = None
 
 
 class QueueInfo(BaseModel):

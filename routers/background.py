@@ -12,6 +12,7 @@ from models import errors
 from models.schemas import ModelId, Output, RemovalParameters, ShotRecord, SizeParameters
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
+from routers.idempotency import IDEMPOTENCY_ERRORS, OnceDep
 from routers.parameters import parse
 from routers.problems import responses
 from routers.results import png_response, shown
@@ -26,6 +27,7 @@ router = APIRouter(tags=["background removal"])
 
 REMOVAL_ERRORS = (
     *INTAKE_ERRORS,
+    *IDEMPOTENCY_ERRORS,
     errors.TooManyPixels,
     errors.BudgetExhausted,
     errors.AllModelsFailed,
@@ -43,7 +45,10 @@ REMOVAL_ERRORS = (
     openapi_extra=describes_submission(RemovalParameters),
 )
 async def remove_background(
-    submission: SubmissionDep, services: ServicesDep, accept: Annotated[str, Header()] = "*/*"
+    submission: SubmissionDep,
+    services: ServicesDep,
+    once: OnceDep,
+    accept: Annotated[str, Header()] = "*/*",
 ) -> Response:
     """Ask every model at once; answer with what has landed at the deadline.
 
@@ -51,7 +56,8 @@ async def remove_background(
     """
     asked = parse(RemovalParameters, submission.parameters)
     plan = removal_plan(asked, services, since=submission.received_at)
-    record = await services.shotgun.fire(submission.picture, plan)
+    async with once.claim(submission, asked, plan) as claimed:
+        record = claimed.record or await services.shotgun.fire(submission.picture, claimed.plan)
     if "image/png" in accept:
         return await _one_png(record, services)
     return await whole_record(record, asked.output, services)

@@ -9,6 +9,7 @@ from models.schemas import ProcessParameters, ResultEntry, ShotRecord, SizeParam
 from routers.background import REMOVAL_ERRORS, removal_plan, whole_record
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
+from routers.idempotency import OnceDep
 from routers.parameters import parse
 from routers.prints import ENLARGING_ERRORS, ClosingDep
 from routers.problems import responses
@@ -39,6 +40,7 @@ async def process(
     submission: SubmissionDep,
     services: ServicesDep,
     closing: ClosingDep,
+    once: OnceDep,
     accept: Annotated[str, Header()] = "*/*",
 ) -> Response:
     """Remove the background, and enlarge.
@@ -53,7 +55,8 @@ async def process(
     plan = removal_plan(asked, services, since=submission.received_at, prints=size)
     _check_pick(pick, plan)
     await _check_size(submission, size, services)
-    record = await services.shotgun.fire(submission.picture, plan)
+    async with once.claim(submission, asked, plan) as claimed:
+        record = claimed.record or await services.shotgun.fire(submission.picture, claimed.plan)
     if pick is None:
         return await whole_record(record, asked.output, services)
     entry = _picked(record, pick)

@@ -60,6 +60,19 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
         "kie-recraft may cost 0.005 USD; of DAILY_BUDGET_USD (5 USD) 0.002 USD are left.",
     ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
+    errors.IdempotencyInFlight: Kind(
+        409,
+        "idempotency_in_flight",
+        "Still being answered",
+        "The first still runs.",
+        retryable=True,
+    ),
+    errors.IdempotencyMismatch: Kind(
+        422, "idempotency_mismatch", "Key used before", "It was used for another picture."
+    ),
+    errors.IdempotencyUnavailable: Kind(
+        503, "idempotency_unavailable", "Keys cannot be kept", "Nothing was sent.", retryable=True
+    ),
     errors.FileTooLarge: Kind(
         413, "file_too_large", "File too large", "The upload is larger than 100 MiB."
     ),

@@ -1,5 +1,6 @@
 """What a shot's record says: outcomes and kept cut-outs, turned into entries as they land."""
 
+import asyncio
 import logging
 import secrets
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Shot:
         self._image = image_info(image)
         self._created_at = utc_now()
         self._watch = Stopwatch()
+        self._saving = asyncio.Lock()
         self._entries = {model: entry_from(model, Pending(), None, "") for model in models}
 
     def record(self) -> ShotRecord:
@@ -84,9 +86,13 @@ class Shot:
         await self._save(model)
 
     async def _save(self, model: ModelId) -> None:
-        """A full disk must not stop the other models: the answer still has the entry."""
+        """A full disk must not stop the other models: the answer still has the entry.
+
+        One after another, or an older record could take a newer one's place.
+        """
         try:
-            await self._results.save(self.record())
+            async with self._saving:
+                await self._results.save(self.record())
         except OSError:
             _log.exception("record_not_saved", extra={"shot": self.request_id, "model": model})
 

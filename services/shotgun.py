@@ -7,7 +7,7 @@ landed or the deadline has passed; late models go on and land in the stored reco
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -52,7 +52,8 @@ class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
     `prints` is how its cut-outs are to be enlarged, if they are; `max_cost_usd` what all of its
-    paid models may cost together, None where that is left to the budgets.
+    paid models may cost together, None where that is left to the budgets. `on_created` is told the
+    shot's id once its record is on disk; no model is asked before it has returned.
     """
 
     models: tuple[ModelId, ...]
@@ -60,6 +61,7 @@ class Plan:
     deadline: Deadline
     prints: SizeParameters | None = None
     max_cost_usd: Decimal | None = None
+    on_created: Callable[[str], Awaitable[None]] | None = None
 
 
 class Shotgun:
@@ -107,11 +109,20 @@ class Shotgun:
             caller.get().take_shot()
             shot = Shot(image, plan.models, self._results, prints=plan.prints)
             await self._results.create(shot.record())
+            if plan.on_created is not None:
+                await plan.on_created(shot.request_id)
             work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
         await asyncio.wait({work}, timeout=plan.deadline.remaining_s())
         if work.done():
             work.result()
         return _require_success(shot.record())
+
+    async def again(self, request_id: str) -> ShotRecord:
+        """The record of an earlier shot as it stands now.
+
+        Raises ResultNotFound, and AllModelsFailed or NoModelAvailable as `fire` would.
+        """
+        return _require_success(await self._results.record(request_id))
 
     def latency(self, model: ModelId) -> LatencyInfo:
         """Percentiles of the last successful answers of a model."""
