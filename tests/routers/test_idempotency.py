@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from main import create_app
@@ -19,12 +20,12 @@ from models.errors import FailureCode, RemoverError
 from models.images import Cutout, SourceImage
 from models.schemas import ModelId
 from sandbox.opening import Sandbox
+from services.access import Caller, CallerKind, caller
 from services.remover import READY, RemovalOptions
 from tests.conftest import Server, _running, artwork, make_settings, problem, serving
 from tests.fakes import FakeRemover, unavailable
 from tests.sandbox_thread import running_sandbox
 from tests.services.test_killed_keys import tasks_sent
-from utils import logs
 from utils.clock import Deadline
 
 ISNET, RMBG = ModelId.LOCAL_ISNET, ModelId.RUNWARE_RMBG
@@ -50,18 +51,19 @@ class KeyIdFromHeader:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        token = logs.key_id.set(Headers(raw=scope.get("headers", [])).get("x-key-id", "open"))
+        key_id = Headers(raw=scope.get("headers", [])).get("x-key-id", "open")
+        token = caller.set(Caller(CallerKind.OPEN, key_id))
         try:
             await self._app(scope, receive, send)
         finally:
-            logs.key_id.reset(token)
+            caller.reset(token)
 
 
 @contextmanager
 def shop(temp_dir: Path, *removers: FakeRemover, **overrides: object) -> Iterator[Server]:
     stand_ins = {each.name: each for each in removers}
     app = create_app(make_settings(temp_dir, **overrides), stand_ins=stand_ins)
-    app.add_middleware(KeyIdFromHeader)
+    app.user_middleware.append(Middleware(KeyIdFromHeader))  # behind the door
     with (
         _running(app) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client,

@@ -51,7 +51,7 @@ def wait_for_the_middle(sandbox: Sandbox, temp_dir: Path) -> None:
 
 
 def states(temp_dir: Path) -> list[list[str]]:
-    records = [json.loads(each.read_text()) for each in temp_dir.glob("results/*/record.json")]
+    records = [json.loads(each.read_text()) for each in temp_dir.glob("data/records/*/*.json")]
     return sorted([entry["status"] for entry in each["results"]] for each in records)
 
 
