@@ -151,11 +151,14 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
     return body.model_copy(update=members).model_dump(exclude_none=True)
 
 
-async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
+def told(error: Exception) -> dict[str, Any]:
+    """The problem's members, for an answer that has begun; whatever is not ours is our fault."""
+    if not isinstance(error, errors.ServiceError):
+        _log.error("crashed", exc_info=error)
+        return _body(CRASHED, CRASHED.example)
     kind = TABLE[type(error)]
     _log.info("problem", extra={"code": kind.code, "detail": error.detail})
-    response = problem(
+    return _body(
         kind,
         error.detail,
         limit=error.limit,
@@ -163,6 +166,12 @@ async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
         hint=error.hint,
         field=error.field,
     )
+
+
+async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
+    status = TABLE[type(error)].status
+    response = JSONResponse(told(error), status_code=status, media_type=MEDIA_TYPE)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response

@@ -99,13 +99,13 @@ class RemoteRemover:
         self,
         image: SourceImage,
         *,
-        options: RemovalOptions,  # noqa: ARG002  # providers take none
+        options: RemovalOptions,
         deadline: Deadline,
     ) -> Cutout:
         task_id = new_task_id()
         self.breaker.began()
         try:
-            cutout = await self._cut(image, task_id, deadline.sooner(self.timeout_s))
+            cutout = await self._cut(image, task_id, options, deadline.sooner(self.timeout_s))
         except RemoverError as error:
             self.breaker.failed(error.code, error.message)
             error.cost_usd = self.ledger.cost(task_id)
@@ -113,8 +113,11 @@ class RemoteRemover:
         self.breaker.succeeded()
         return cutout
 
-    async def _cut(self, image: SourceImage, task_id: str, deadline: Deadline) -> Cutout:
+    async def _cut(
+        self, image: SourceImage, task_id: str, options: RemovalOptions, deadline: Deadline
+    ) -> Cutout:
         copy = await self.workers.pixels(fit, image, self.provider.limits)
+        options.on_sent()
         self.ledger.sent(task_id, self.name)
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
         address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)

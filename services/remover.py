@@ -1,5 +1,6 @@
 """What every background remover promises, whoever does the work behind it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,9 +31,13 @@ READY = Availability(ModelStatus.READY)
 
 @dataclass(frozen=True, slots=True)
 class RemovalOptions:
-    """What a caller chose for this picture."""
+    """What a caller chose for this picture.
+
+    A paid model calls `on_sent` when its task leaves: from then on it must not be stopped.
+    """
 
     holes: Holes = Holes.KEEP
+    on_sent: Callable[[], None] = field(default=lambda: None)
 
 
 class BackgroundRemover(Protocol):
