@@ -21,6 +21,10 @@ from services.catalogue import PAID
 Mask: TypeAlias = NDArray[np.bool_]
 
 AGREE_FROM = 0.95
+"""By `bench.shots --agreement`, 30 pictures of known alpha: where ISNet and the knock-out agreed by
+0.883 to 0.940, the better of them was still off (true IoU 0.861 to 0.950); from 0.980 on both were
+right (0.980 to 1.000), but for one piece on three grounds whose missing parts both overlook."""
+
 FREE_SHARE = 0.5
 """Of the time to the deadline: free models that have not landed by then count as failed, so that
 the paid ones still have the other half, which is more than the slower provider usually takes."""
