@@ -32,6 +32,21 @@ class Output(StrEnum):
     BASE64 = "base64"
 
 
+class Mode(StrEnum):
+    """How many models a shot needs: every one, the first acceptable, or as few paid as will do."""
+
+    ALL = "all"
+    FAST = "fast"
+    CASCADE = "cascade"
+
+
+class StreamFormat(StrEnum):
+    """How a shot is told while it runs: JSON by lines, or server-sent events."""
+
+    NDJSON = "ndjson"
+    SSE = "sse"
+
+
 class ModelStatus(StrEnum):
     """Whether a model can be asked."""
 
@@ -81,6 +96,20 @@ class RemovalParameters(BaseModel):
         description="What the paid models of this call may cost together, in US dollars; those "
         "that do not fit are `skipped`, the dearest first. 0: free models only.",
         examples=[0.02],
+    )
+    mode: Mode = Field(
+        Mode.ALL,
+        description="`all` asks every model; `fast` answers with the first acceptable cut-out and "
+        "stops the rest; `cascade` asks paid models only where the free ones disagree or fail.",
+    )
+    min_results: int | None = Field(
+        None,
+        ge=1,
+        le=len(ModelId),
+        description="Answer as soon as so many models have succeeded; the others go on.",
+    )
+    stream: StreamFormat | None = Field(
+        None, description="Tell each result as it lands, as `ndjson` or `sse`."
     )
 
 

@@ -5,11 +5,12 @@ import base64
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from models import errors
-from models.schemas import ModelId, Output, RemovalParameters, ShotRecord, SizeParameters
+from models.schemas import Mode, ModelId, Output, RemovalParameters, ShotRecord, SizeParameters
+from routers.answers import RESPONSES, Shooting, wish_of
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
 from routers.idempotency import IDEMPOTENCY_ERRORS, OnceDep
@@ -19,6 +20,7 @@ from routers.results import png_response, shown
 from routers.uploads import INTAKE_ERRORS, SubmissionDep
 from services.access import caller
 from services.container import Services
+from services.modes import Policy
 from services.remover import RemovalOptions
 from services.shotgun import Plan
 from utils.clock import Deadline
@@ -37,28 +39,41 @@ REMOVAL_ERRORS = (
 )
 
 
+PREFER = "`respond-async`: answer 202 at once; the shot is then found under `Location`."
+
+
 @router.post(
     "/remove-background",
     response_model=ShotRecord,
     response_model_exclude_none=True,
-    responses={200: {"content": {"image/png": {}}}, **responses(*REMOVAL_ERRORS)},
+    responses={**RESPONSES, **responses(*REMOVAL_ERRORS)},
     openapi_extra=describes_submission(RemovalParameters),
 )
-async def remove_background(
+async def remove_background(  # noqa: PLR0913  # what FastAPI hands in
+    request: Request,
     submission: SubmissionDep,
     services: ServicesDep,
+    *,
     once: OnceDep,
     accept: Annotated[str, Header()] = "*/*",
+    prefer: Annotated[str, Header(description=PREFER)] = "",
 ) -> Response:
-    """Ask every model at once; answer with what has landed at the deadline.
+    """Ask the models; answer with what has landed at the deadline, or when that is enough.
 
-    With `Accept: image/png` the answer is one cut-out: the first success in the fixed order.
+    With `Accept: image/png` the answer is one cut-out: the first success in the fixed order. With
+    `stream`, `Accept: application/x-ndjson` or `Accept: text/event-stream` it is told as it goes.
     """
     asked = parse(RemovalParameters, submission.parameters)
+    as_picture = "image/png" in accept
+    wish = wish_of(asked, accept=accept, prefer=prefer, as_picture=as_picture)
     plan = removal_plan(asked, services, since=submission.received_at)
     async with once.claim(submission, asked, plan) as claimed:
-        record = claimed.record or await services.shotgun.fire(submission.picture, claimed.plan)
-    if "image/png" in accept:
+        if claimed.record is None:
+            shooting = Shooting(request, submission, claimed.plan, services)
+            if (early := await shooting.early(wish)) is not None:
+                return early
+        record = claimed.record or await shooting.record()
+    if as_picture:
         return await _one_png(record, services)
     return await whole_record(record, asked.output, services)
 
@@ -78,6 +93,28 @@ def removal_plan(
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
         prints=prints,
         max_cost_usd=_most_usd(asked),
+        policy=_policy(asked, services, models=len(wanted)),
+    )
+
+
+def _policy(asked: RemovalParameters, services: Services, *, models: int) -> Policy:
+    """Raises InvalidParameter for a number of results that could never be reached or is fixed."""
+    if asked.min_results is not None and asked.mode is Mode.FAST:
+        raise errors.InvalidParameter(
+            "min_results: mode=fast ends with the first.", field="min_results"
+        )
+    if asked.min_results is not None and asked.min_results > models:
+        raise errors.InvalidParameter(
+            "min_results: is more than the models asked.",
+            field="min_results",
+            limit=models,
+            actual=asked.min_results,
+        )
+    return Policy(
+        mode=asked.mode,
+        min_results=asked.min_results,
+        may_add_knockout=asked.mode is Mode.CASCADE and not asked.models,
+        prices={model: services.ledger.price(model) for model in ModelId},
     )
 
 

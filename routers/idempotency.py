@@ -25,7 +25,7 @@ IDEMPOTENCY_ERRORS = (
 )
 """What a request may meet that was sent before."""
 
-_FORM_OF_THE_ANSWER = {"output", "deadline_s", "pick"}
+_FORM_OF_THE_ANSWER = {"output", "deadline_s", "pick", "stream", "min_results"}
 _HEADERS = {Seen.REPLAYED: "Idempotent-Replayed", Seen.DEDUPLICATED: "X-Deduplicated"}
 
 

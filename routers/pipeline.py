@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 
 from models import errors
 from models.schemas import ProcessParameters, ResultEntry, ShotRecord, SizeParameters
-from routers.background import REMOVAL_ERRORS, removal_plan, whole_record
+from routers.answers import RESPONSES, Shooting, wish_of
+from routers.background import PREFER, REMOVAL_ERRORS, removal_plan, whole_record
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
 from routers.idempotency import OnceDep
@@ -31,17 +32,20 @@ _FIRST_STRIP_S = 5  # for the print's beginning, however late the shot was
     response_model=ShotRecord,
     response_model_exclude_none=True,
     responses={
-        200: {"content": {"image/png": {}}},
+        **RESPONSES,
         **responses(*REMOVAL_ERRORS, errors.PickFailed, *ENLARGING_ERRORS),
     },
     openapi_extra=describes_submission(ProcessParameters),
 )
-async def process(
+async def process(  # noqa: PLR0913  # what FastAPI hands in
+    request: Request,
     submission: SubmissionDep,
+    *,
     services: ServicesDep,
     closing: ClosingDep,
     once: OnceDep,
     accept: Annotated[str, Header()] = "*/*",
+    prefer: Annotated[str, Header(description=PREFER)] = "",
 ) -> Response:
     """Remove the background, and enlarge.
 
@@ -52,11 +56,16 @@ async def process(
     asked = parse(ProcessParameters, submission.parameters)
     size = size_of(asked)
     pick = asked.pick or ("recommended" if "image/png" in accept else None)
+    wish = wish_of(asked, accept=accept, prefer=prefer, as_picture=pick is not None)
     plan = removal_plan(asked, services, since=submission.received_at, prints=size)
     _check_pick(pick, plan)
     await _check_size(submission, size, services)
     async with once.claim(submission, asked, plan) as claimed:
-        record = claimed.record or await services.shotgun.fire(submission.picture, claimed.plan)
+        if claimed.record is None:
+            shooting = Shooting(request, submission, claimed.plan, services)
+            if (early := await shooting.early(wish)) is not None:
+                return early
+        record = claimed.record or await shooting.record()
     if pick is None:
         return await whole_record(record, asked.output, services)
     entry = _picked(record, pick)

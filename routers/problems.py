@@ -178,6 +178,23 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
     return body.model_copy(update=members).model_dump(exclude_none=True)
 
 
+def told(error: Exception) -> dict[str, Any]:
+    """The problem's members, for an answer that has begun; whatever is not ours is our fault."""
+    if not isinstance(error, errors.ServiceError):
+        _log.error("crashed", exc_info=error)
+        return _body(CRASHED, CRASHED.example)
+    kind = TABLE[type(error)]
+    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
+    return _body(
+        kind,
+        error.detail,
+        limit=error.limit,
+        actual=error.actual,
+        hint=error.hint,
+        field=error.field,
+    )
+
+
 async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
     return refused(error)
@@ -186,15 +203,7 @@ async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
 def refused(error: errors.ServiceError) -> JSONResponse:
     """One of our errors as a response, logged."""
     kind = TABLE[type(error)]
-    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
-    response = problem(
-        kind,
-        error.detail,
-        limit=error.limit,
-        actual=error.actual,
-        hint=error.hint,
-        field=error.field,
-    )
+    response = JSONResponse(told(error), status_code=kind.status, media_type=MEDIA_TYPE)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if kind.status == HTTPStatus.UNAUTHORIZED:

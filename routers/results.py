@@ -34,6 +34,9 @@ from utils.clock import Deadline
 
 router = APIRouter(prefix="/results", tags=["results"])
 
+RETRY_AFTER_S = 2
+"""Seconds until it is worth to ask again for a shot that still runs."""
+
 _PREVIEW_QUALITY = 80
 _PRIVATE = "private, max-age=3600"
 
@@ -45,9 +48,11 @@ M = TypeVar("M", bound=BaseModel)
     response_model_exclude_none=True,
     responses=responses(errors.ResultNotFound, errors.InvalidParameter),
 )
-async def record(request_id: RequestId, services: ServicesDep) -> ShotRecord:
-    """The shot's record, also while late models are still running."""
+async def record(request_id: RequestId, services: ServicesDep, response: Response) -> ShotRecord:
+    """The shot's record, also while models are still running: then with `Retry-After`."""
     found = await services.results.record(request_id)
+    if found.status == "running":
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return shown(found, services)
 
 

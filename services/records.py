@@ -50,6 +50,7 @@ class Shot:
         self._image = image_info(image)
         self._created_at = utc_now()
         self._watch = Stopwatch()
+        self._complete_ms: int | None = None
         self._saving = asyncio.Lock()
         self._entries = {model: entry_from(model, Pending(), None, "") for model in models}
 
@@ -63,15 +64,18 @@ class Shot:
             image=self._image,
             results=entries,
             cost_usd=sum(entry.cost_usd or 0.0 for entry in entries),
-            latency_ms=self._watch.ms(),
+            latency_ms=self._watch.ms() if self._complete_ms is None else self._complete_ms,
             expires_at=self._results.expires_at(self._created_at),
             prints=self._prints,
             owner=self._owner,
         )
 
-    async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> None:
+    async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> ResultEntry:
+        """The model's entry, which is in the stored record by now."""
         entry = entry_from(model, outcome, stored, self.request_id)
         self._entries[model] = entry
+        if all(each.status != "pending" for each in self._entries.values()):
+            self._complete_ms = self._watch.ms()
         _log.info(
             "outcome",
             extra={
@@ -84,6 +88,7 @@ class Shot:
             },
         )
         await self._save(model)
+        return entry
 
     async def _save(self, model: ModelId) -> None:
         """A full disk must not stop the other models: the answer still has the entry.
