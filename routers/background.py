@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
@@ -47,6 +48,7 @@ async def remove_background(
     With `Accept: image/png` the answer is one cut-out: the first success in the fixed order.
     """
     asked = parse(RemovalParameters, submission.parameters)
+    await services.webhooks.check(asked.callback_url)
     plan = removal_plan(asked, services, since=submission.received_at)
     record = await services.shotgun.fire(submission.picture, plan)
     if "image/png" in accept:
@@ -68,7 +70,16 @@ def removal_plan(
         options=RemovalOptions(holes=asked.holes),
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
         prints=prints,
+        triage=asked.triage,
+        when_complete=_callback(asked.callback_url, services),
     )
+
+
+def _callback(url: str | None, services: Services) -> Callable[[ShotRecord], None] | None:
+    """What posts the record, as an answer would show it, to the caller's own address."""
+    if url is None:
+        return None
+    return lambda record: services.webhooks.send(url, shown(record, services.public_base_url))
 
 
 async def _one_png(record: ShotRecord, services: Services) -> Response:
@@ -79,6 +90,9 @@ async def _one_png(record: ShotRecord, services: Services) -> Response:
             response.headers["X-Model"] = entry.model
             response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
             return response
+    if all(entry.status == "skipped" for entry in record.results):
+        details = " ".join(entry.detail for entry in record.results if entry.detail)
+        raise errors.NoModelAvailable(f"No model was asked. {details}")
     raise errors.DeadlineExceeded(
         "No model landed before the deadline.", hint=f"See /results/{record.request_id} later."
     )

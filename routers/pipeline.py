@@ -48,6 +48,7 @@ async def process(
     the answer is one print, named in `X-Model`.
     """
     asked = parse(ProcessParameters, submission.parameters)
+    await services.webhooks.check(asked.callback_url)
     size = size_of(asked)
     pick = asked.pick or ("recommended" if "image/png" in accept else None)
     plan = removal_plan(asked, services, since=submission.received_at, prints=size)

@@ -7,7 +7,7 @@ landed or the deadline has passed; late models go on and land in the stored reco
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +24,20 @@ from models.errors import (
 )
 from models.images import SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded
-from models.schemas import LatencyInfo, ModelId, ModelStatus, ShotRecord, SizeParameters
+from models.schemas import (
+    LatencyInfo,
+    ModelId,
+    ModelStatus,
+    ShotRecord,
+    SizeParameters,
+    TriageMode,
+)
 from services.admission import Gate
 from services.intake import decode
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
 
@@ -47,13 +55,16 @@ _SKIP_REASONS = {
 class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
-    `prints` is how its cut-outs are to be enlarged, if they are.
+    `prints` is how its cut-outs are to be enlarged, if they are; `when_complete` is told of the
+    record when the last model has landed.
     """
 
     models: tuple[ModelId, ...]
     options: RemovalOptions
     deadline: Deadline
     prints: SizeParameters | None = None
+    triage: TriageMode = TriageMode.OFF
+    when_complete: Callable[[ShotRecord], None] | None = None
 
 
 class Shotgun:
@@ -93,7 +104,8 @@ class Shotgun:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._gate.slot(plan.deadline))
             image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
-            shot = Shot(image, plan.models, self._results, prints=plan.prints)
+            seen = await self._look(image, plan)
+            shot = Shot(image, plan.models, self._results, prints=plan.prints, seen=seen)
             await self._results.create(shot.record())
             work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
         await asyncio.wait({work}, timeout=plan.deadline.remaining_s())
@@ -126,6 +138,9 @@ class Shotgun:
         reason = _SKIP_REASONS.get(now.status)
         return Skipped(reason, now.reason or "") if reason else None
 
+    async def _look(self, image: SourceImage, plan: Plan) -> Triage | None:
+        return None if plan.triage is TriageMode.OFF else await self._workers.pixels(look_at, image)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._running.add(task)
@@ -139,9 +154,13 @@ class Shotgun:
         async with place, asyncio.TaskGroup() as group:
             for model in plan.models:
                 group.create_task(self._run(shot, image, plan, model))
+        if plan.when_complete is not None:
+            # by the loop: what goes wrong there is not this shot's failure
+            asyncio.get_running_loop().call_soon(plan.when_complete, shot.record())
 
     async def _run(self, shot: Shot, image: SourceImage, plan: Plan, model: ModelId) -> None:
-        outcome: Outcome = self._skip(model) or await self._attempt(image, plan, model)
+        skipped = self._skip(model) or not_needed(model, shot.seen)
+        outcome: Outcome = skipped or await self._attempt(image, plan, model)
         stored: Stored | None = None
         if isinstance(outcome, Succeeded):
             self._latencies[model].append(outcome.latency_ms)
@@ -190,10 +209,12 @@ def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
 
 
 def _require_success(record: ShotRecord) -> ShotRecord:
-    """The record, unless all that ran failed."""
+    """The record, unless all that ran failed, or none could be asked though one was needed."""
     if any(entry.status in {"succeeded", "pending"} for entry in record.results):
         return record
     failures = [entry for entry in record.results if entry.error]
+    if not failures and any(entry.reason == SkipReason.NOT_NEEDED for entry in record.results):
+        return record
     if not failures:
         raise NoModelAvailable("None of the models could be asked.")
     reasons = "; ".join(f"{each.model}: {each.error.code}" for each in failures if each.error)
