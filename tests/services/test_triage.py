@@ -113,7 +113,7 @@ def test_a_scaled_checkerboard_is_still_one(art: Pixels, square: int, scale: flo
 
 def test_small_squares_are_seen_in_a_large_picture(art: Pixels) -> None:
     """Reduced to 512 pixels they would be one grey."""
-    large = np.tile(art, (4, 4, 1))
+    large = np.tile(art, (3, 3, 1))
     assert look_at(picture(on_board(large, 4, (204, 255)))).kind is PictureKind.CHECKERBOARD
 
 
