@@ -345,6 +345,27 @@ class StorageSettings(Group):
     )
 
 
+class WebhookSettings(Group):
+    """Telling a shop that its shot is complete."""
+
+    webhook_secret: Key = Field(
+        None,
+        description="Secret that `callback_url` posts are signed with. Empty: callback_url is "
+        "refused.",
+    )
+    webhook_allowed_hosts: CommaSet = Field(
+        frozenset(),
+        description="host:port entries that callback_url may name though they are not public or "
+        "not https (a shop's own network), separated by commas.",
+    )
+    webhook_pace: float = Field(
+        1,
+        gt=0,
+        le=10,
+        description="Factor on the waits between five tries (15, 45, 135 and 405 s).",
+    )
+
+
 class LocalSettings(Group):
     """Models on this machine."""
 
@@ -405,6 +426,7 @@ class Settings(BaseModel):
     work: WorkSettings
     inputs: InputSettings
     storage: StorageSettings
+    webhooks: WebhookSettings
     local: LocalSettings
 
 
@@ -414,6 +436,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "work": WorkSettings,
     "inputs": InputSettings,
     "storage": StorageSettings,
+    "webhooks": WebhookSettings,
     "local": LocalSettings,
 }
 

@@ -30,6 +30,16 @@ class Edge(StrEnum):
     HARD = "hard"
 
 
+class PictureKind(StrEnum):
+    """What a look at a customer's picture takes it for (services/triage.py)."""
+
+    TRANSPARENT = "transparent"
+    CHECKERBOARD = "checkerboard"
+    BLANK = "blank"
+    ARTWORK = "artwork"
+    PHOTO = "photo"
+
+
 class Flag(StrEnum):
     """Something a person should know about one cut-out."""
 

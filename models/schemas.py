@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.errors import FailureCode
-from models.images import Edge, Flag, Holes
+from models.images import Edge, Flag, Holes, PictureKind
 from models.inference import Engine, Precision
 from models.outcomes import SkipReason
 from utils.png import Compression
@@ -45,6 +45,13 @@ class StreamFormat(StrEnum):
 
     NDJSON = "ndjson"
     SSE = "sse"
+
+
+class TriageMode(StrEnum):
+    """Whether a picture is looked at before money is spent on it."""
+
+    AUTO = "auto"
+    OFF = "off"
 
 
 class ModelStatus(StrEnum):
@@ -110,6 +117,18 @@ class RemovalParameters(BaseModel):
     )
     stream: StreamFormat | None = Field(
         None, description="Tell each result as it lands, as `ndjson` or `sse`."
+    )
+    triage: TriageMode = Field(
+        TriageMode.AUTO,
+        description="`auto` looks first what kind of picture it is: paid models are `skipped` as "
+        "`not_needed` where it is already cut out or blank. `off` asks them whatever it is.",
+    )
+    callback_url: str | None = Field(
+        None,
+        max_length=2048,
+        description="A public https address to which the record is posted, signed, when every "
+        "model has landed. Needs WEBHOOK_SECRET.",
+        examples=["https://shop.example/cutouts"],
     )
 
 
@@ -217,7 +236,13 @@ class ImageInfo(BaseModel):
     format: str = Field(examples=["JPEG"])
     bytes: int
     sha256: str
-    kind: str | None = Field(None, description="Null until pictures are triaged.")
+    kind: PictureKind | None = Field(
+        None,
+        description="`transparent` (already cut out), `checkerboard` (its transparency is "
+        "painted), `blank`, `artwork` (on a plain ground) or `photo` (anything else); null with "
+        "`triage=off`.",
+    )
+    note: str | None = Field(None, description="What the customer should be told about it.")
     had_alpha: bool
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated
 
@@ -66,6 +67,7 @@ async def remove_background(  # noqa: PLR0913  # what FastAPI hands in
     asked = parse(RemovalParameters, submission.parameters)
     as_picture = "image/png" in accept
     wish = wish_of(asked, accept=accept, prefer=prefer, as_picture=as_picture)
+    await services.webhooks.check(asked.callback_url)
     plan = removal_plan(asked, services, since=submission.received_at)
     async with once.claim(submission, asked, plan) as claimed:
         if claimed.record is None:
@@ -94,6 +96,8 @@ def removal_plan(
         prints=prints,
         max_cost_usd=_most_usd(asked),
         policy=_policy(asked, services, models=len(wanted)),
+        triage=asked.triage,
+        when_complete=_callback(asked.callback_url, services),
     )
 
 
@@ -125,6 +129,13 @@ def _most_usd(asked: RemovalParameters) -> Decimal | None:
     return min(limits, default=None)
 
 
+def _callback(url: str | None, services: Services) -> Callable[[ShotRecord], None] | None:
+    """What posts the record, as an answer would show it, to the caller's own address."""
+    if url is None:
+        return None
+    return lambda record: services.webhooks.send(url, shown(record, services))
+
+
 async def _one_png(record: ShotRecord, services: Services) -> Response:
     for entry in record.results:
         if entry.status == "succeeded":
@@ -133,6 +144,9 @@ async def _one_png(record: ShotRecord, services: Services) -> Response:
             response.headers["X-Model"] = entry.model
             response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
             return response
+    if all(entry.status == "skipped" for entry in record.results):
+        details = " ".join(entry.detail for entry in record.results if entry.detail)
+        raise errors.NoModelAvailable(f"No model was asked. {details}")
     raise errors.DeadlineExceeded(
         "No model landed before the deadline.", hint=f"See /results/{record.request_id} later."
     )

@@ -54,6 +54,7 @@ async def process(  # noqa: PLR0913  # what FastAPI hands in
     the answer is one print, named in `X-Model`.
     """
     asked = parse(ProcessParameters, submission.parameters)
+    await services.webhooks.check(asked.callback_url)
     size = size_of(asked)
     pick = asked.pick or ("recommended" if "image/png" in accept else None)
     wish = wish_of(asked, accept=accept, prefer=prefer, as_picture=pick is not None)

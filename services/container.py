@@ -19,7 +19,7 @@ from pathlib import Path
 
 import PIL
 
-from config import MIB, LocalSettings, Settings, StorageSettings
+from config import MIB, LocalSettings, Settings, StorageSettings, WebhookSettings
 from models.errors import IdempotencyUnavailable
 from models.inference import BirefnetSize, RunPlan
 from models.schemas import (
@@ -53,6 +53,7 @@ from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
 from services.upscaler import Upscaler
+from services.webhooks import Webhooks
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
 from services.workers import Workers
 from utils import heap, memory
@@ -86,6 +87,7 @@ class Services:
     budgets: Budgets
     breakers: Breakers
     idempotency: Idempotency
+    webhooks: Webhooks
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -187,6 +189,8 @@ async def open_services(
             Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
             for _ in range(2)
         )
+        webhooks = _webhooks(settings.webhooks)
+        stack.push_async_callback(webhooks.close)
         shotgun = Shotgun(
             removers=removers,
             results=results,
@@ -217,6 +221,7 @@ async def open_services(
             budgets=providers.money.budgets,
             breakers=providers.money.breakers,
             idempotency=idempotency,
+            webhooks=webhooks,
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -368,6 +373,15 @@ def _fetcher(settings: Settings) -> Fetcher:
         max_bytes=settings.inputs.max_upload_mb * MIB,
         timeout_s=settings.inputs.image_url_timeout_s,
         allowed_hosts=settings.inputs.image_url_allowed_hosts,
+    )
+
+
+def _webhooks(settings: WebhookSettings) -> Webhooks:
+    secret = settings.webhook_secret
+    return Webhooks(
+        secret=None if secret is None else secret.get_secret_value(),
+        allowed_hosts=settings.webhook_allowed_hosts,
+        pace=settings.webhook_pace,
     )
 
 

@@ -15,6 +15,7 @@ from models.schemas import Mode, ModelId, ResultEntry, ShotRecord
 from services.catalogue import PAID
 from services.modes import Mask, Opinion, Policy, is_acceptable, suffices
 from services.records import Shot, Stored
+from services.triage import Triage
 from utils.clock import Deadline, Stopwatch
 
 Verdict: TypeAlias = Callable[[ModelId, int], Outcome]
@@ -41,6 +42,11 @@ class Flight:
     @property
     def request_id(self) -> str:
         return self._shot.request_id
+
+    @property
+    def seen(self) -> Triage | None:
+        """What kind of picture it is, where it was looked at."""
+        return self._shot.seen
 
     def record(self) -> ShotRecord:
         return self._shot.record()
@@ -186,6 +192,8 @@ def require_success(record: ShotRecord) -> ShotRecord:
     if any(entry.status in {"succeeded", "pending"} for entry in record.results):
         return record
     failures = [entry for entry in record.results if entry.error]
+    if not failures and any(entry.reason == SkipReason.NOT_NEEDED for entry in record.results):
+        return record
     if not failures:
         raise NoModelAvailable("None of the models could be asked.")
     reasons = "; ".join(f"{each.model}: {each.error.code}" for each in failures if each.error)

@@ -12,6 +12,7 @@ from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
 from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord, SizeParameters
 from services.access import caller
 from services.results import ResultStore, StoredPicture
+from services.triage import Triage
 from utils.clock import Stopwatch, utc_now
 from utils.png import rgba_strips, write_png
 
@@ -42,12 +43,14 @@ class Shot:
         results: ResultStore,
         *,
         prints: SizeParameters | None = None,
+        seen: Triage | None = None,
     ) -> None:
         self.request_id = secrets.token_hex(16)
+        self.seen = seen
         self._results = results
         self._prints = prints
         self._owner = caller.get().owner
-        self._image = image_info(image)
+        self._image = image_info(image, seen)
         self._created_at = utc_now()
         self._watch = Stopwatch()
         self._complete_ms: int | None = None
@@ -183,12 +186,14 @@ def _flags(cutout: Cutout) -> tuple[Flag, ...]:
     return tuple(sorted(found))
 
 
-def image_info(image: SourceImage) -> ImageInfo:
+def image_info(image: SourceImage, seen: Triage | None = None) -> ImageInfo:
     return ImageInfo(
         width=image.width,
         height=image.height,
         format=image.format,
         bytes=image.bytes,
         sha256=image.sha256,
+        kind=seen.kind if seen else None,
+        note=seen.note if seen else None,
         had_alpha=image.had_alpha,
     )

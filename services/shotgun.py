@@ -26,7 +26,15 @@ from models.errors import (
 )
 from models.images import SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
-from models.schemas import LatencyInfo, Mode, ModelId, ModelStatus, ShotRecord, SizeParameters
+from models.schemas import (
+    LatencyInfo,
+    Mode,
+    ModelId,
+    ModelStatus,
+    ShotRecord,
+    SizeParameters,
+    TriageMode,
+)
 from services import modes
 from services.access import caller
 from services.admission import Gate
@@ -36,6 +44,7 @@ from services.intake import decode
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
 
@@ -56,7 +65,8 @@ class Plan:
     `prints` is how its cut-outs are to be enlarged, if they are; `max_cost_usd` what all of its
     paid models may cost together, None where that is left to the budgets; `policy` which of the
     models are asked when, and how many make an answer. `on_created` is told the shot's id once its
-    record is on disk; no model is asked before it has returned.
+    record is on disk; no model is asked before it has returned. `when_complete` is told of the
+    record when the last model has landed.
     """
 
     models: tuple[ModelId, ...]
@@ -66,6 +76,8 @@ class Plan:
     max_cost_usd: Decimal | None = None
     policy: modes.Policy = field(default_factory=modes.Policy)
     on_created: Callable[[str], Awaitable[None]] | None = None
+    triage: TriageMode = TriageMode.OFF
+    when_complete: Callable[[ShotRecord], None] | None = None
 
 
 class Shotgun:
@@ -121,7 +133,8 @@ class Shotgun:
             image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
             caller.get().take_shot()
             plan = replace(plan, models=modes.models_for(image, plan.models, plan.policy))
-            shot = Shot(image, plan.models, self._results, prints=plan.prints)
+            seen = await self._look(image, plan)
+            shot = Shot(image, plan.models, self._results, prints=plan.prints, seen=seen)
             await self._create(shot.record())
             if plan.on_created is not None:
                 await plan.on_created(shot.request_id)
@@ -183,6 +196,9 @@ class Shotgun:
                 await self._results.delete(record.request_id)
             raise
 
+    async def _look(self, image: SourceImage, plan: Plan) -> Triage | None:
+        return None if plan.triage is TriageMode.OFF else await self._workers.pixels(look_at, image)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._running.add(task)
@@ -201,6 +217,9 @@ class Shotgun:
             running = {group.create_task(run(model)) for model in first}
             if paid:
                 group.create_task(self._cascade(flight, plan, paid, run, running))
+        if plan.when_complete is not None:
+            # by the loop: what goes wrong there is not this shot's failure
+            asyncio.get_running_loop().call_soon(plan.when_complete, flight.record())
 
     async def _cascade(
         self,
@@ -228,7 +247,10 @@ class Shotgun:
 
     async def _run(self, flight: Flight, image: SourceImage, plan: Plan, model: ModelId) -> None:
         outcome: Outcome | None = (
-            flight.verdict(model) or self._skip(model) or plan.options.allowance.refusal(model)
+            flight.verdict(model)
+            or self._skip(model)
+            or not_needed(model, flight.seen)
+            or plan.options.allowance.refusal(model)
         )
         if outcome is None:
             outcome = await flight.stoppable(model, self._attempt(flight, image, plan, model))
