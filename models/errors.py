@@ -8,7 +8,7 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── UnsupportedMediaType · UnreadableImage · ImageTruncated · TooManyPixels
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed
-├── ResultNotFound
+├── ResultNotFound · NothingToCompare
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── DeadlineExceeded
 ├── Overloaded · InsufficientMemory
@@ -93,6 +93,9 @@ class ImageDownloadFailed(BadPicture): ...
 
 
 class ResultNotFound(ServiceError): ...
+
+
+class NothingToCompare(ServiceError): ...
 
 
 class AllModelsFailed(ServiceError): ...

@@ -18,6 +18,7 @@ from routers.uploads import INTAKE_ERRORS, SubmissionDep
 from services.container import Services
 from services.remover import RemovalOptions
 from services.shotgun import Plan
+from services.standings import recommended_entry
 from utils.clock import Deadline
 
 router = APIRouter(tags=["background removal"])
@@ -44,7 +45,7 @@ async def remove_background(
 ) -> Response:
     """Ask every model at once; answer with what has landed at the deadline.
 
-    With `Accept: image/png` the answer is one cut-out: the first success in the fixed order.
+    With `Accept: image/png` the answer is one cut-out, the recommended.
     """
     asked = parse(RemovalParameters, submission.parameters)
     plan = removal_plan(asked, services, since=submission.received_at)
@@ -72,16 +73,16 @@ def removal_plan(
 
 
 async def _one_png(record: ShotRecord, services: Services) -> Response:
-    for entry in record.results:
-        if entry.status == "succeeded":
-            picture = await services.results.picture(record.request_id, entry.model)
-            response = png_response(picture)
-            response.headers["X-Model"] = entry.model
-            response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
-            return response
-    raise errors.DeadlineExceeded(
-        "No model landed before the deadline.", hint=f"See /results/{record.request_id} later."
-    )
+    entry = recommended_entry(record)
+    if entry is None:
+        raise errors.DeadlineExceeded(
+            "No model landed before the deadline.", hint=f"See /results/{record.request_id} later."
+        )
+    picture = await services.results.picture(record.request_id, entry.model)
+    response = png_response(picture)
+    response.headers["X-Model"] = entry.model
+    response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
+    return response
 
 
 async def whole_record(record: ShotRecord, output: Output, services: Services) -> Response:

@@ -46,6 +46,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
         400, "invalid_parameter", "Bad parameter", "deadline_s: must be at most 55."
     ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
+    errors.NothingToCompare: Kind(
+        409, "nothing_to_compare", "Too few cut-outs", "Shot 0 holds 1 cut-out; it takes two."
+    ),
     errors.FileTooLarge: Kind(
         413, "file_too_large", "File too large", "The upload is larger than 100 MiB."
     ),

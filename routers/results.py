@@ -21,6 +21,7 @@ from models.schemas import (
     SizeParameters,
     UpscaleParameters,
 )
+from routers import disagreement
 from routers.dependencies import RequestId, ServicesDep
 from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged
 from routers.problems import responses
@@ -30,6 +31,7 @@ from services.results import PrintKey, StoredPicture
 from utils.clock import Deadline
 
 router = APIRouter(prefix="/results", tags=["results"])
+router.include_router(disagreement.router)  # before the route of any {model}.png
 
 _PREVIEW_QUALITY = 80
 _PRIVATE = "private, max-age=3600"

@@ -1,5 +1,6 @@
 """What a shot's record says: outcomes and kept cut-outs, turned into entries as they land."""
 
+import asyncio
 import logging
 import secrets
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ import numpy as np
 from models.images import Cutout, Flag, Pixels, SourceImage
 from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
 from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord, SizeParameters
+from services.evidence import small_alpha
 from services.results import ResultStore, StoredPicture
+from services.standings import Standings
 from utils.clock import Stopwatch, utc_now
 from utils.png import rgba_strips, write_png
 
@@ -21,13 +24,14 @@ _SOLID_FROM = 245
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A kept cut-out and what its pixels say."""
+    """A kept cut-out and what its pixels say; `small` is its alpha as ranking compares it."""
 
     picture: StoredPicture
     width: int
     height: int
     bbox: tuple[int, int, int, int] | None
     flags: tuple[Flag, ...]
+    small: Pixels
 
 
 class Shot:
@@ -39,11 +43,14 @@ class Shot:
         models: tuple[ModelId, ...],
         results: ResultStore,
         *,
+        standings: Standings,
         prints: SizeParameters | None = None,
     ) -> None:
         self.request_id = secrets.token_hex(16)
         self._results = results
         self._prints = prints
+        self._standings = standings
+        self._saving = asyncio.Lock()  # the newest record must be the last one written
         self._image = image_info(image)
         self._created_at = utc_now()
         self._watch = Stopwatch()
@@ -52,7 +59,7 @@ class Shot:
     def record(self) -> ShotRecord:
         entries = list(self._entries.values())
         running = any(entry.status == "pending" for entry in entries)
-        return ShotRecord(
+        record = ShotRecord(
             request_id=self.request_id,
             status="running" if running else "complete",
             created_at=self._created_at,
@@ -63,10 +70,13 @@ class Shot:
             expires_at=self._results.expires_at(self._created_at),
             prints=self._prints,
         )
+        return self._standings.shown(record)
 
     async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> None:
         entry = entry_from(model, outcome, stored, self.request_id)
         self._entries[model] = entry
+        if stored is not None:
+            self._standings.add(model, stored.small, stored.flags)
         _log.info(
             "outcome",
             extra={
@@ -78,14 +88,22 @@ class Shot:
                 "code": entry.error.code if entry.error else entry.reason,
             },
         )
-        await self._save(model)
+        if all(each.status != "pending" for each in self._entries.values()):
+            await self._standings.rank()
+        await self._save()
 
-    async def _save(self, model: ModelId) -> None:
+    async def rank(self, *, within_s: float) -> None:
+        """Rank what has landed, for an answer that goes out before the rest has."""
+        await self._standings.rank(within_s=within_s)
+        await self._save()
+
+    async def _save(self) -> None:
         """A full disk must not stop the other models: the answer still has the entry."""
         try:
-            await self._results.save(self.record())
+            async with self._saving:
+                await self._results.save(self.record())
         except OSError:
-            _log.exception("record_not_saved", extra={"shot": self.request_id, "model": model})
+            _log.exception("record_not_saved", extra={"shot": self.request_id})
 
 
 def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: Cutout) -> Stored:
@@ -100,6 +118,7 @@ def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: 
         height=height,
         bbox=visible_box(cutout.alpha),
         flags=_flags(cutout),
+        small=small_alpha(cutout.alpha),
     )
 
 

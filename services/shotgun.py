@@ -30,12 +30,14 @@ from services.intake import decode
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.standings import Standings
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
 
 _log = logging.getLogger(__name__)
 
 _LATENCIES_KEPT = 200
+_RANKING_GRACE_S = 1  # beyond the deadline, where the pool is busy
 _SKIP_REASONS = {
     ModelStatus.UNCONFIGURED: SkipReason.UNCONFIGURED,
     ModelStatus.UNAVAILABLE: SkipReason.UNAVAILABLE,
@@ -93,12 +95,15 @@ class Shotgun:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._gate.slot(plan.deadline))
             image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
-            shot = Shot(image, plan.models, self._results, prints=plan.prints)
+            standings = Standings(image, self._workers)
+            shot = Shot(image, plan.models, self._results, standings=standings, prints=plan.prints)
             await self._results.create(shot.record())
             work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
         await asyncio.wait({work}, timeout=plan.deadline.remaining_s())
         if work.done():
             work.result()
+        else:
+            await shot.rank(within_s=_RANKING_GRACE_S)
         return _require_success(shot.record())
 
     def latency(self, model: ModelId) -> LatencyInfo:
