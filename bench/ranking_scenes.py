@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,9 @@ from scipy import ndimage
 from bench.edges import ground as edges_ground
 from bench.edges import laid_on
 from models.images import Flag, Pixels, SourceImage
+from models.inference import RunPlan
 from models.schemas import ModelId
+from services.inference import Runner, open_runner
 from services.knockout import knock_out
 from services.local_rembg import NETWORKS, mask_from, network_input
 from services.remover import cut_with
@@ -36,6 +38,7 @@ MASKS = CACHE / "ranking"
 FP16 = ROOT / "weights" / "models" / "isnet-general-use" / "isnet-general-use.onnx"
 PLAIN = ("white", "pastel", "black")
 GROUNDS = (*PLAIN, "texture", "car-1", "anime-girl-1")
+FEW_GROUNDS = ("pastel", "texture", "car-1")
 MARGIN = 0.08  # of the longest side, round the artwork
 MAX_SIDE = 1000
 
@@ -72,13 +75,12 @@ class Mask:
     flags: frozenset[Flag] = frozenset()
 
 
-def scenes(folder: Path, names: list[str] | None = None) -> Iterator[Scene]:
+def scenes(folder: Path, grounds: Sequence[str] = GROUNDS) -> Iterator[Scene]:
     for path in sorted(folder.glob("*.png")):
-        if names is None or path.stem in names:
-            colours, alpha = _with_margin(path)
-            for name in GROUNDS:
-                under = _ground(name, *alpha.shape)
-                yield Scene(path.stem, name, laid_on(colours, alpha, under), alpha)
+        colours, alpha = _with_margin(path)
+        for name in grounds:
+            under = _ground(name, *alpha.shape)
+            yield Scene(path.stem, name, laid_on(colours, alpha, under), alpha)
 
 
 def _with_margin(path: Path) -> tuple[Pixels, Pixels]:
@@ -155,10 +157,8 @@ def _network_alpha(image: SourceImage, name: str, path: Path) -> Pixels:
 
 
 def _prediction(image: SourceImage, name: str, path: Path) -> NDArray[np.float32]:
-    session = _session(path)
     tensor = _u2net_input(image) if name == "u2net" else network_input(image, _ISNET)
-    (output,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: tensor})
-    prediction: NDArray[np.float32] = np.asarray(output, np.float32)[0, 0]
+    prediction: NDArray[np.float32] = np.asarray(_runner(path).run(tensor), np.float32)[0, 0]
     return prediction
 
 
@@ -173,12 +173,10 @@ def _u2net_input(image: SourceImage) -> NDArray[np.float32]:
 
 
 @cache
-def _session(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202  # it ships no types
-    import onnxruntime as ort  # noqa: PLC0415  # heavy
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def _runner(path: Path) -> Runner:
+    runner = open_runner(RunPlan(path))
+    runner.load()
+    return runner
 
 
 def _shape_of(alpha: Pixels) -> tuple[Kept, float]:

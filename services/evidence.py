@@ -130,13 +130,21 @@ def _steepness(picture: Pixels) -> Pixels:
 
     The steepest of the neighbourhood counts, so that an edge may be a pixel off.
     """
-    calm = np.asarray(Image.fromarray(picture).filter(ImageFilter.BoxBlur(1))).astype(np.int16)
-    reach = _EDGE_REACH
-    padded = np.pad(calm, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
-    across = np.abs(padded[reach:-reach, 2 * reach :] - padded[reach:-reach, : -2 * reach])
-    down = np.abs(padded[2 * reach :, reach:-reach] - padded[: -2 * reach, reach:-reach])
-    steep = np.maximum(across, down).max(axis=2).astype(np.uint8)
-    return np.asarray(ndimage.maximum_filter(steep, 3))
+    calm = Image.fromarray(picture).filter(ImageFilter.BoxBlur(1))
+    steep = np.zeros(picture.shape[:2], np.uint8)
+    for channel in calm.split():
+        plane = np.pad(np.asarray(channel), _EDGE_REACH, mode="edge")
+        near, far = slice(_EDGE_REACH, -_EDGE_REACH), 2 * _EDGE_REACH
+        np.maximum(steep, _apart(plane[near, far:], plane[near, :-far]), out=steep)
+        np.maximum(steep, _apart(plane[far:, near], plane[:-far, near]), out=steep)
+    padded = np.pad(steep, 1)
+    rows = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
+    return np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+
+
+def _apart(first: Pixels, second: Pixels | np.uint8) -> Pixels:
+    """The absolute difference, in uint8 throughout: a tenth of the time that wider types take."""
+    return np.asarray(np.maximum(first, second) - np.minimum(first, second))
 
 
 def vote_of(masks: Masks, votes: Column) -> Floats:
@@ -185,16 +193,24 @@ def _histogram(index: NDArray[np.intp]) -> Floats:
 def plain_ground(picture: Pixels) -> Ground | None:
     """The ground where the border is one colour; None where it is not."""
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    colour = np.median(border, axis=0).astype(np.int16)
-    if (np.abs(border - colour).max(axis=1) <= _GROUND_LEVELS).mean() < _PLAIN_SHARE:
+    colour = np.median(border, axis=0).astype(np.uint8)
+    if _alike(border, colour).mean() < _PLAIN_SHARE:
         return None
-    alike = np.abs(picture - colour).max(axis=2) <= _GROUND_LEVELS
+    alike = _alike(picture, colour)
     regions, count = ndimage.label(alike)
     outer = np.zeros(count + 1, np.bool_)
     for side in (regions[0], regions[-1], regions[:, 0], regions[:, -1]):
         outer[side] = True
     outer[0] = False
     return Ground(certain=outer[regions], unlike=~alike)
+
+
+def _alike(colours: Pixels, colour: Pixels) -> Solids:
+    alike = np.ones(colours.shape[:-1], np.bool_)
+    for channel in range(3):
+        plane = np.ascontiguousarray(colours[..., channel])
+        alike &= _apart(plane, colour[channel]) <= _GROUND_LEVELS
+    return alike
 
 
 def off_ground(ground: Ground, masks: Masks) -> Column:
