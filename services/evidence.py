@@ -66,8 +66,8 @@ def _reduced(picture: Image.Image) -> Pixels:
 
 def overlaps_of(masks: Masks) -> Table:
     """IoU at alpha 128 of every pair; two that hold nothing agree."""
-    solid = (masks >= SOLID).reshape(len(masks), -1).astype(np.float32)
-    shared = (solid @ solid.T).astype(np.float64)
+    solids = masks >= SOLID  # counted, not multiplied: BLAS would start threads of its own
+    shared = np.array([[np.count_nonzero(one & other) for other in solids] for one in solids])
     areas = np.diag(shared)
     joined = areas[:, None] + areas[None, :] - shared
     return np.where(joined > 0, shared / np.maximum(joined, 1), 1.0)
@@ -151,8 +151,11 @@ def vote_of(masks: Masks, votes: Column) -> Floats:
     """The share of the votes that keeps each pixel, (h, w) 0..1; 0 where nobody has a vote."""
     if votes.sum() <= 0:
         return np.zeros(masks.shape[1:], np.float32)
-    shares = (votes / (255 * votes.sum())).astype(np.float32)
-    return np.tensordot(shares, masks, axes=1)
+    kept = np.zeros(masks.shape[1:], np.float32)
+    for mask, share in zip(masks, votes / (255 * votes.sum()), strict=True):
+        if share > 0:
+            kept += mask * np.float32(share)
+    return kept
 
 
 def like_colours(picture: Pixels, masks: Masks, vote: Floats) -> Column:
