@@ -38,7 +38,9 @@ _Number = TypeVar("_Number", np.uint8, np.float32)
 DEGENERATE = frozenset({Flag.EMPTY, Flag.FULL_FRAME})
 
 # What a model's word is worth before its mask is seen, 0..1: its share of the vote and a part of
-# its score. The networks are equal, since nothing measured here tells the paid ones apart.
+# its score. The networks are equal: nothing measured here tells the paid ones apart. The knock-out
+# is as good as they are on a plain ground (mean IoU 0.89 for 0.84 and 0.86, bench/ranking.py), and
+# not elsewhere (0.31 for 0.73 and 0.69).
 DEFAULT_PRIORS: Mapping[ModelId, float] = dict.fromkeys(ModelId, 1.0)
 _KNOCKOUT_ELSEWHERE = 0.2  # of its prior, where the border is not one colour
 _CAUTIONED = 0.5  # of its prior, where the knock-out itself doubts its rim
