@@ -11,7 +11,7 @@ ServiceError                    the request as a whole cannot be answered
 ├── AccessRefused               who asks is not known, or may not do this
 │   ├── MissingKey · InvalidKey
 │   └── NotAllowed · SessionExhausted
-├── ResultNotFound
+├── ResultNotFound · NothingToCompare
 ├── BudgetExhausted             money set aside for today or for this call is spent
 ├── IdempotencyInFlight · IdempotencyMismatch · IdempotencyUnavailable
 ├── AllModelsFailed · NoModelAvailable · PickFailed
@@ -126,6 +126,9 @@ class IdempotencyMismatch(ServiceError): ...
 
 
 class IdempotencyUnavailable(ServiceError): ...
+
+
+class NothingToCompare(ServiceError): ...
 
 
 class AllModelsFailed(ServiceError): ...

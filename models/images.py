@@ -45,6 +45,8 @@ class Flag(StrEnum):
 
     EMPTY = "empty"
     FULL_FRAME = "full_frame"
+    LOST_INTERIOR = "lost_interior"
+    MANY_ISLANDS = "many_islands"
     RIM_EQUALS_GROUND = "rim_equals_ground"
 
 

@@ -276,8 +276,8 @@ class ResultEntry(BaseModel):
         None, description="Why this cut-out cannot be enlarged as asked."
     )
     cost_usd: float | None = None
-    score: float | None = Field(None, description="Null until ranking exists.")
-    rank: int | None = Field(None, description="Null until ranking exists.")
+    score: float | None = Field(None, description="0..1; says how it compares within this shot.")
+    rank: int | None = Field(None, description="1 is best, among those that succeeded.")
     flags: list[Flag] | None = None
     variant: str | None = None
     sandbox: bool | None = None
@@ -296,8 +296,10 @@ class ShotRecord(BaseModel):
     created_at: datetime
     image: ImageInfo
     results: list[ResultEntry]
-    recommended: ModelId | None = Field(None, description="Null until ranking exists.")
-    agreement: float | None = Field(None, description="Null until ranking exists.")
+    recommended: ModelId | None = Field(None, description="The one of rank 1.")
+    agreement: float | None = Field(
+        None, description="Mean IoU of every two cut-outs, 0..1; left out below two."
+    )
     cost_usd: float
     latency_ms: int
     expires_at: datetime

@@ -168,7 +168,7 @@ async def _events(flight: Flight, services: Services) -> AsyncIterator[tuple[str
             yield (
                 ("heartbeat", {}) if entry is None else ("result", _linked(entry, begun, services))
             )
-        yield "done", _dumped(shown(flight.settled(), services))
+        yield "done", _dumped(shown(await flight.settled(), services))
     except Exception as error:  # noqa: BLE001  # the status has gone out: the stream must say it
         yield "failed", told(error)
 

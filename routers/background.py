@@ -24,6 +24,7 @@ from services.container import Services
 from services.modes import Policy
 from services.remover import RemovalOptions
 from services.shotgun import Plan
+from services.standings import recommended_entry
 from utils.clock import Deadline
 
 router = APIRouter(tags=["background removal"])
@@ -61,7 +62,7 @@ async def remove_background(  # noqa: PLR0913  # what FastAPI hands in
 ) -> Response:
     """Ask the models; answer with what has landed at the deadline, or when that is enough.
 
-    With `Accept: image/png` the answer is one cut-out: the first success in the fixed order. With
+    With `Accept: image/png` the answer is one cut-out, the recommended. With
     `stream`, `Accept: application/x-ndjson` or `Accept: text/event-stream` it is told as it goes.
     """
     asked = parse(RemovalParameters, submission.parameters)
@@ -137,15 +138,14 @@ def _callback(url: str | None, services: Services) -> Callable[[ShotRecord], Non
 
 
 async def _one_png(record: ShotRecord, services: Services) -> Response:
-    for entry in record.results:
-        if entry.status == "succeeded":
-            picture = await services.results.picture(record.request_id, entry.model)
-            response = png_response(picture)
-            response.headers["X-Model"] = entry.model
-            response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
-            return response
-    if all(entry.status == "skipped" for entry in record.results):
-        details = " ".join(entry.detail for entry in record.results if entry.detail)
+    if (entry := recommended_entry(record)) is not None:
+        picture = await services.results.picture(record.request_id, entry.model)
+        response = png_response(picture)
+        response.headers["X-Model"] = entry.model
+        response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
+        return response
+    if all(each.status == "skipped" for each in record.results):
+        details = " ".join(each.detail for each in record.results if each.detail)
         raise errors.NoModelAvailable(f"No model was asked. {details}")
     raise errors.DeadlineExceeded(
         "No model landed before the deadline.", hint=f"See /results/{record.request_id} later."

@@ -21,6 +21,7 @@ from services.intake import inspect
 from services.print_size import size_for
 from services.results import PrintKey
 from services.shotgun import Plan
+from services.standings import recommended_entry
 
 router = APIRouter(tags=["pipeline"])
 
@@ -103,9 +104,9 @@ def _picked(record: ShotRecord, pick: str) -> ResultEntry:
     """The entry to print; the record can still be had where it is not there."""
     hint = f"The other cut-outs are at /results/{record.request_id}."
     wanted = [e for e in record.results if pick in ("recommended", e.model)]
-    for entry in wanted:
-        if entry.status == "succeeded":
-            return entry
+    best = recommended_entry(record.model_copy(update={"results": wanted}))
+    if best is not None:
+        return best
     if any(entry.status == "pending" for entry in wanted):
         raise errors.DeadlineExceeded("No print before the deadline.", hint=hint)
     entry = wanted[0]

@@ -73,6 +73,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.IdempotencyUnavailable: Kind(
         503, "idempotency_unavailable", "Keys cannot be kept", "Nothing was sent.", retryable=True
     ),
+    errors.NothingToCompare: Kind(
+        409, "nothing_to_compare", "Too few cut-outs", "Shot 0 holds 1 cut-out; it takes two."
+    ),
     errors.FileTooLarge: Kind(
         413, "file_too_large", "File too large", "The upload is larger than 100 MiB."
     ),

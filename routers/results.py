@@ -24,6 +24,7 @@ from models.schemas import (
     SizeParameters,
     UpscaleParameters,
 )
+from routers import disagreement
 from routers.dependencies import RequestId, ServicesDep
 from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged
 from routers.problems import responses
@@ -33,6 +34,7 @@ from services.results import PrintKey, StoredPicture
 from utils.clock import Deadline
 
 router = APIRouter(prefix="/results", tags=["results"])
+router.include_router(disagreement.router)  # before the route of any {model}.png
 
 RETRY_AFTER_S = 2
 """Seconds until it is worth to ask again for a shot that still runs."""

@@ -18,6 +18,8 @@ from services.records import Shot, Stored
 from services.triage import Triage
 from utils.clock import Deadline, Stopwatch
 
+_RANKING_GRACE_S = 1  # beyond the deadline, where the pool is busy
+
 Verdict: TypeAlias = Callable[[ModelId, int], Outcome]
 """What becomes of a model that is stopped, after so many milliseconds."""
 
@@ -60,7 +62,7 @@ class Flight:
         """
         async for _ in self.landings():
             pass
-        return self.settled()
+        return await self.settled()
 
     async def landings(self, *, heartbeat_s: float = math.inf) -> AsyncIterator[ResultEntry | None]:
         """Each entry as it lands, None after `heartbeat_s` of silence, until the answer is due."""
@@ -75,10 +77,12 @@ class Flight:
             elif await self._is_silent_for(heartbeat_s):
                 yield None
 
-    def settled(self) -> ShotRecord:
-        """The record of a flight whose answer is due; raises as `answer` does."""
+    async def settled(self) -> ShotRecord:
+        """The record of a flight whose answer is due, ranked; raises as `answer` does."""
         if self._work is not None and self._work.done():
             self._work.result()
+        else:
+            await self._shot.rank(within_s=_RANKING_GRACE_S)
         return require_success(self.record())
 
     def abandon(self) -> None:

@@ -11,7 +11,9 @@ from models.images import Cutout, Flag, Pixels, SourceImage
 from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
 from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord, SizeParameters
 from services.access import caller
+from services.evidence import small_alpha
 from services.results import ResultStore, StoredPicture
+from services.standings import Standings
 from services.triage import Triage
 from utils.clock import Stopwatch, utc_now
 from utils.png import rgba_strips, write_png
@@ -24,24 +26,26 @@ _SOLID_FROM = 245
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A kept cut-out and what its pixels say."""
+    """A kept cut-out and what its pixels say; `small` is its alpha as ranking compares it."""
 
     picture: StoredPicture
     width: int
     height: int
     bbox: tuple[int, int, int, int] | None
     flags: tuple[Flag, ...]
+    small: Pixels
 
 
 class Shot:
     """One shot's entries as they fill in."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, the later ones named
         self,
         image: SourceImage,
         models: tuple[ModelId, ...],
         results: ResultStore,
         *,
+        standings: Standings,
         prints: SizeParameters | None = None,
         seen: Triage | None = None,
     ) -> None:
@@ -49,6 +53,7 @@ class Shot:
         self.seen = seen
         self._results = results
         self._prints = prints
+        self._standings = standings
         self._owner = caller.get().owner
         self._image = image_info(image, seen)
         self._created_at = utc_now()
@@ -60,7 +65,7 @@ class Shot:
     def record(self) -> ShotRecord:
         entries = list(self._entries.values())
         running = any(entry.status == "pending" for entry in entries)
-        return ShotRecord(
+        record = ShotRecord(
             request_id=self.request_id,
             status="running" if running else "complete",
             created_at=self._created_at,
@@ -72,13 +77,14 @@ class Shot:
             prints=self._prints,
             owner=self._owner,
         )
+        return self._standings.shown(record)
 
     async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> ResultEntry:
         """The model's entry, which is in the stored record by now."""
         entry = entry_from(model, outcome, stored, self.request_id)
         self._entries[model] = entry
-        if all(each.status != "pending" for each in self._entries.values()):
-            self._complete_ms = self._watch.ms()
+        if stored is not None:
+            self._standings.add(model, stored.small, stored.flags)
         _log.info(
             "outcome",
             extra={
@@ -90,10 +96,18 @@ class Shot:
                 "code": entry.error.code if entry.error else entry.reason,
             },
         )
-        await self._save(model)
+        if all(each.status != "pending" for each in self._entries.values()):
+            await self._standings.rank()
+            self._complete_ms = self._watch.ms()
+        await self._save()
         return entry
 
-    async def _save(self, model: ModelId) -> None:
+    async def rank(self, *, within_s: float) -> None:
+        """Rank what has landed, for an answer that goes out before the rest has."""
+        await self._standings.rank(within_s=within_s)
+        await self._save()
+
+    async def _save(self) -> None:
         """A full disk must not stop the other models: the answer still has the entry.
 
         One after another, or an older record could take a newer one's place.
@@ -102,7 +116,7 @@ class Shot:
             async with self._saving:
                 await self._results.save(self.record())
         except OSError:
-            _log.exception("record_not_saved", extra={"shot": self.request_id, "model": model})
+            _log.exception("record_not_saved", extra={"shot": self.request_id})
 
 
 def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: Cutout) -> Stored:
@@ -117,6 +131,7 @@ def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: 
         height=height,
         bbox=visible_box(cutout.alpha),
         flags=_flags(cutout),
+        small=small_alpha(cutout.alpha),
     )
 
 

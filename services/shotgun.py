@@ -44,6 +44,7 @@ from services.intake import decode
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.standings import Standings
 from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
@@ -134,7 +135,14 @@ class Shotgun:
             caller.get().take_shot()
             plan = replace(plan, models=modes.models_for(image, plan.models, plan.policy))
             seen = await self._look(image, plan)
-            shot = Shot(image, plan.models, self._results, prints=plan.prints, seen=seen)
+            shot = Shot(
+                image,
+                plan.models,
+                self._results,
+                standings=Standings(image, self._workers),
+                prints=plan.prints,
+                seen=seen,
+            )
             await self._create(shot.record())
             if plan.on_created is not None:
                 await plan.on_created(shot.request_id)

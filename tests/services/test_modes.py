@@ -185,7 +185,8 @@ async def test_fast_answers_with_the_first_acceptable_and_stops_the_rest(tmp_pat
         KIE: "enough",
         KNOCKOUT: "succeeded",
     }
-    record = flight.settled().model_dump(mode="json", exclude_none=True)
+    settled = await flight.settled()
+    record = settled.model_dump(mode="json", exclude_none=True)
     assert outcomes(record) == expected
     details = {entry["model"]: entry.get("detail") for entry in record["results"]}
     assert details[KIE] == "local-isnet was enough; nothing was sent."

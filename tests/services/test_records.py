@@ -11,6 +11,8 @@ from models.schemas import ModelId, ShotRecord
 from services.intake import decode
 from services.records import Shot
 from services.results import ResultStore
+from services.standings import Standings
+from services.workers import Workers
 from tests.conftest import artwork
 from tests.services.test_results import opened
 
@@ -34,7 +36,9 @@ async def test_an_older_record_never_takes_a_newer_ones_place(tmp_path: Path) ->
     picture.write_bytes(artwork())
     store = opened(tmp_path, kind=SlowAtFirst)
     models = (ModelId.KIE_RECRAFT, ModelId.LOCAL_ISNET)
-    shot = Shot(decode(picture, max_pixels=10**6), models, store)
+    image = decode(picture, max_pixels=10**6)
+    standings = Standings(image, Workers(pixel_threads=1))
+    shot = Shot(image, models, store, standings=standings)
     await store.create(shot.record())
     gone = Failed(FailureCode.PROVIDER_ERROR, "gone", retryable=False, latency_ms=1)
     await asyncio.gather(*(shot.land(model, gone, None) for model in models))
