@@ -330,13 +330,39 @@ class StorageSettings(Group):
     )
     data_dir: OptionalPath = Field(
         None,
-        description="Folder of the cost ledger, of records and of picks; put it on a persistent "
-        "volume. Empty: data inside TEMP_DIR.",
+        description="Folder of the cost ledger, of records, picks and idempotency keys; put it "
+        "on a persistent volume. Empty: data inside TEMP_DIR.",
+    )
+    dedupe: bool = Field(
+        default=False,
+        description="`on`: the same picture with the same parameters and API key is answered from "
+        "the shot it had, as long as that is kept, though no Idempotency-Key says so.",
     )
     public_base_url: BaseUrl = Field(
         "",
         description="Start of the links in answers, as https://cutouts.example. "
         "Empty: links are relative.",
+    )
+
+
+class WebhookSettings(Group):
+    """Telling a shop that its shot is complete."""
+
+    webhook_secret: Key = Field(
+        None,
+        description="Secret that `callback_url` posts are signed with. Empty: callback_url is "
+        "refused.",
+    )
+    webhook_allowed_hosts: CommaSet = Field(
+        frozenset(),
+        description="host:port entries that callback_url may name though they are not public or "
+        "not https (a shop's own network), separated by commas.",
+    )
+    webhook_pace: float = Field(
+        1,
+        gt=0,
+        le=10,
+        description="Factor on the waits between five tries (15, 45, 135 and 405 s).",
     )
 
 
@@ -430,6 +456,7 @@ class Settings(BaseModel):
     work: WorkSettings
     inputs: InputSettings
     storage: StorageSettings
+    webhooks: WebhookSettings
     local: LocalSettings
     picks: PickSettings
 
@@ -440,6 +467,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "work": WorkSettings,
     "inputs": InputSettings,
     "storage": StorageSettings,
+    "webhooks": WebhookSettings,
     "local": LocalSettings,
     "picks": PickSettings,
 }

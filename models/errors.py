@@ -11,8 +11,9 @@ ServiceError                    the request as a whole cannot be answered
 ├── AccessRefused               who asks is not known, or may not do this
 │   ├── MissingKey · InvalidKey
 │   └── NotAllowed · SessionExhausted
-├── ResultNotFound
+├── ResultNotFound · NothingToCompare
 ├── BudgetExhausted             money set aside for today or for this call is spent
+├── IdempotencyInFlight · IdempotencyMismatch · IdempotencyUnavailable
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── NotPickable · PicksUnavailable
 ├── DeadlineExceeded
@@ -117,6 +118,18 @@ class ResultNotFound(ServiceError): ...
 
 
 class BudgetExhausted(ServiceError): ...
+
+
+class IdempotencyInFlight(ServiceError): ...
+
+
+class IdempotencyMismatch(ServiceError): ...
+
+
+class IdempotencyUnavailable(ServiceError): ...
+
+
+class NothingToCompare(ServiceError): ...
 
 
 class AllModelsFailed(ServiceError): ...

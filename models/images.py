@@ -30,11 +30,23 @@ class Edge(StrEnum):
     HARD = "hard"
 
 
+class PictureKind(StrEnum):
+    """What a look at a customer's picture takes it for (services/triage.py)."""
+
+    TRANSPARENT = "transparent"
+    CHECKERBOARD = "checkerboard"
+    BLANK = "blank"
+    ARTWORK = "artwork"
+    PHOTO = "photo"
+
+
 class Flag(StrEnum):
     """Something a person should know about one cut-out."""
 
     EMPTY = "empty"
     FULL_FRAME = "full_frame"
+    LOST_INTERIOR = "lost_interior"
+    MANY_ISLANDS = "many_islands"
     RIM_EQUALS_GROUND = "rim_equals_ground"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.errors import FailureCode
-from models.images import Edge, Flag, Holes
+from models.images import Edge, Flag, Holes, PictureKind
 from models.inference import Engine, Precision
 from models.outcomes import SkipReason
 from utils.png import Compression
@@ -30,6 +30,28 @@ class Output(StrEnum):
 
     URL = "url"
     BASE64 = "base64"
+
+
+class Mode(StrEnum):
+    """How many models a shot needs: every one, the first acceptable, or as few paid as will do."""
+
+    ALL = "all"
+    FAST = "fast"
+    CASCADE = "cascade"
+
+
+class StreamFormat(StrEnum):
+    """How a shot is told while it runs: JSON by lines, or server-sent events."""
+
+    NDJSON = "ndjson"
+    SSE = "sse"
+
+
+class TriageMode(StrEnum):
+    """Whether a picture is looked at before money is spent on it."""
+
+    AUTO = "auto"
+    OFF = "off"
 
 
 class ModelStatus(StrEnum):
@@ -81,6 +103,32 @@ class RemovalParameters(BaseModel):
         description="What the paid models of this call may cost together, in US dollars; those "
         "that do not fit are `skipped`, the dearest first. 0: free models only.",
         examples=[0.02],
+    )
+    mode: Mode = Field(
+        Mode.ALL,
+        description="`all` asks every model; `fast` answers with the first acceptable cut-out and "
+        "stops the rest; `cascade` asks paid models only where the free ones disagree or fail.",
+    )
+    min_results: int | None = Field(
+        None,
+        ge=1,
+        le=len(ModelId),
+        description="Answer as soon as so many models have succeeded; the others go on.",
+    )
+    stream: StreamFormat | None = Field(
+        None, description="Tell each result as it lands, as `ndjson` or `sse`."
+    )
+    triage: TriageMode = Field(
+        TriageMode.AUTO,
+        description="`auto` looks first what kind of picture it is: paid models are `skipped` as "
+        "`not_needed` where it is already cut out or blank. `off` asks them whatever it is.",
+    )
+    callback_url: str | None = Field(
+        None,
+        max_length=2048,
+        description="A public https address to which the record is posted, signed, when every "
+        "model has landed. Needs WEBHOOK_SECRET.",
+        examples=["https://shop.example/cutouts"],
     )
 
 
@@ -188,7 +236,13 @@ class ImageInfo(BaseModel):
     format: str = Field(examples=["JPEG"])
     bytes: int
     sha256: str
-    kind: str | None = Field(None, description="Null until pictures are triaged.")
+    kind: PictureKind | None = Field(
+        None,
+        description="`transparent` (already cut out), `checkerboard` (its transparency is "
+        "painted), `blank`, `artwork` (on a plain ground) or `photo` (anything else); null with "
+        "`triage=off`.",
+    )
+    note: str | None = Field(None, description="What the customer should be told about it.")
     had_alpha: bool
 
 
@@ -222,8 +276,8 @@ class ResultEntry(BaseModel):
         None, description="Why this cut-out cannot be enlarged as asked."
     )
     cost_usd: float | None = None
-    score: float | None = Field(None, description="Null until ranking exists.")
-    rank: int | None = Field(None, description="Null until ranking exists.")
+    score: float | None = Field(None, description="0..1; says how it compares within this shot.")
+    rank: int | None = Field(None, description="1 is best, among those that succeeded.")
     flags: list[Flag] | None = None
     variant: str | None = None
     sandbox: bool | None = None
@@ -242,8 +296,10 @@ class ShotRecord(BaseModel):
     created_at: datetime
     image: ImageInfo
     results: list[ResultEntry]
-    recommended: ModelId | None = Field(None, description="Null until ranking exists.")
-    agreement: float | None = Field(None, description="Null until ranking exists.")
+    recommended: ModelId | None = Field(None, description="The one of rank 1.")
+    agreement: float | None = Field(
+        None, description="Mean IoU of every two cut-outs, 0..1; left out below two."
+    )
     cost_usd: float
     latency_ms: int
     expires_at: datetime
@@ -291,6 +347,7 @@ class Readiness(BaseModel):
     queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")
     printing: "QueueInfo" = Field(description="Enlargements: their clients may be slow.")
     inference: "InferenceInfo"
+    idempotency: "IdempotencyInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 
@@ -322,6 +379,13 @@ class InferenceInfo(BaseModel):
     load_s: dict[str, float] = Field(
         description="How long each network took to load when it last did."
     )
+
+
+class IdempotencyInfo(BaseModel):
+    """Whether requests with an Idempotency-Key can be answered."""
+
+    available: bool
+    reason: str | None = None
 
 
 class QueueInfo(BaseModel):

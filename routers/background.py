@@ -2,30 +2,36 @@
 
 import asyncio
 import base64
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from models import errors
-from models.schemas import ModelId, Output, RemovalParameters, ShotRecord, SizeParameters
+from models.schemas import Mode, ModelId, Output, RemovalParameters, ShotRecord, SizeParameters
+from routers.answers import RESPONSES, Shooting, wish_of
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
+from routers.idempotency import IDEMPOTENCY_ERRORS, OnceDep
 from routers.parameters import parse
 from routers.problems import responses
 from routers.results import png_response, shown
 from routers.uploads import INTAKE_ERRORS, SubmissionDep
 from services.access import caller
 from services.container import Services
+from services.modes import Policy
 from services.remover import RemovalOptions
 from services.shotgun import Plan
+from services.standings import recommended_entry
 from utils.clock import Deadline
 
 router = APIRouter(tags=["background removal"])
 
 REMOVAL_ERRORS = (
     *INTAKE_ERRORS,
+    *IDEMPOTENCY_ERRORS,
     errors.TooManyPixels,
     errors.BudgetExhausted,
     errors.AllModelsFailed,
@@ -35,24 +41,42 @@ REMOVAL_ERRORS = (
 )
 
 
+PREFER = "`respond-async`: answer 202 at once; the shot is then found under `Location`."
+
+
 @router.post(
     "/remove-background",
     response_model=ShotRecord,
     response_model_exclude_none=True,
-    responses={200: {"content": {"image/png": {}}}, **responses(*REMOVAL_ERRORS)},
+    responses={**RESPONSES, **responses(*REMOVAL_ERRORS)},
     openapi_extra=describes_submission(RemovalParameters),
 )
-async def remove_background(
-    submission: SubmissionDep, services: ServicesDep, accept: Annotated[str, Header()] = "*/*"
+async def remove_background(  # noqa: PLR0913  # what FastAPI hands in
+    request: Request,
+    submission: SubmissionDep,
+    services: ServicesDep,
+    *,
+    once: OnceDep,
+    accept: Annotated[str, Header()] = "*/*",
+    prefer: Annotated[str, Header(description=PREFER)] = "",
 ) -> Response:
-    """Ask every model at once; answer with what has landed at the deadline.
+    """Ask the models; answer with what has landed at the deadline, or when that is enough.
 
-    With `Accept: image/png` the answer is one cut-out: the first success in the fixed order.
+    With `Accept: image/png` the answer is one cut-out, the recommended. With
+    `stream`, `Accept: application/x-ndjson` or `Accept: text/event-stream` it is told as it goes.
     """
     asked = parse(RemovalParameters, submission.parameters)
+    as_picture = "image/png" in accept
+    wish = wish_of(asked, accept=accept, prefer=prefer, as_picture=as_picture)
+    await services.webhooks.check(asked.callback_url)
     plan = removal_plan(asked, services, since=submission.received_at)
-    record = await services.shotgun.fire(submission.picture, plan)
-    if "image/png" in accept:
+    async with once.claim(submission, asked, plan) as claimed:
+        if claimed.record is None:
+            shooting = Shooting(request, submission, claimed.plan, services)
+            if (early := await shooting.early(wish)) is not None:
+                return early
+        record = claimed.record or await shooting.record()
+    if as_picture:
         return await _one_png(record, services)
     return await whole_record(record, asked.output, services)
 
@@ -72,6 +96,30 @@ def removal_plan(
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
         prints=prints,
         max_cost_usd=_most_usd(asked),
+        policy=_policy(asked, services, models=len(wanted)),
+        triage=asked.triage,
+        when_complete=_callback(asked.callback_url, services),
+    )
+
+
+def _policy(asked: RemovalParameters, services: Services, *, models: int) -> Policy:
+    """Raises InvalidParameter for a number of results that could never be reached or is fixed."""
+    if asked.min_results is not None and asked.mode is Mode.FAST:
+        raise errors.InvalidParameter(
+            "min_results: mode=fast ends with the first.", field="min_results"
+        )
+    if asked.min_results is not None and asked.min_results > models:
+        raise errors.InvalidParameter(
+            "min_results: is more than the models asked.",
+            field="min_results",
+            limit=models,
+            actual=asked.min_results,
+        )
+    return Policy(
+        mode=asked.mode,
+        min_results=asked.min_results,
+        may_add_knockout=asked.mode is Mode.CASCADE and not asked.models,
+        prices={model: services.ledger.price(model) for model in ModelId},
     )
 
 
@@ -82,14 +130,23 @@ def _most_usd(asked: RemovalParameters) -> Decimal | None:
     return min(limits, default=None)
 
 
+def _callback(url: str | None, services: Services) -> Callable[[ShotRecord], None] | None:
+    """What posts the record, as an answer would show it, to the caller's own address."""
+    if url is None:
+        return None
+    return lambda record: services.webhooks.send(url, shown(record, services))
+
+
 async def _one_png(record: ShotRecord, services: Services) -> Response:
-    for entry in record.results:
-        if entry.status == "succeeded":
-            picture = await services.results.picture(record.request_id, entry.model)
-            response = png_response(picture)
-            response.headers["X-Model"] = entry.model
-            response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
-            return response
+    if (entry := recommended_entry(record)) is not None:
+        picture = await services.results.picture(record.request_id, entry.model)
+        response = png_response(picture)
+        response.headers["X-Model"] = entry.model
+        response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
+        return response
+    if all(each.status == "skipped" for each in record.results):
+        details = " ".join(each.detail for each in record.results if each.detail)
+        raise errors.NoModelAvailable(f"No model was asked. {details}")
     raise errors.DeadlineExceeded(
         "No model landed before the deadline.", hint=f"See /results/{record.request_id} later."
     )

@@ -32,7 +32,7 @@ class RequestFrame:
         request_id = asked if _SANE_ID.fullmatch(asked) else secrets.token_hex(16)
         token = logs.request_id.set(request_id)
         try:
-            await self._answer(scope, receive, _Answer(send, request_id))
+            await self._answer(scope, receive, _Answer(send, request_id, scope))
         finally:
             logs.request_id.reset(token)
 
@@ -51,12 +51,16 @@ class RequestFrame:
 
 
 class _Answer:
-    """The response on its way out: stamped with id and time, its bytes counted."""
+    """The response on its way out: stamped with id and time, its bytes counted.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    What a route leaves in `request.state.answer_headers` goes out with errors, too.
+    """
+
+    def __init__(self, send: Send, request_id: str, scope: Scope) -> None:
         self.status: int | None = None
         self._send = send
         self._request_id = request_id
+        self._scope = scope
         self._watch = Stopwatch()
         self._bytes = 0
 
@@ -66,6 +70,7 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._request_id
             headers.append("Server-Timing", f"total;dur={self._watch.ms()}")
+            headers.update(self._scope.get("state", {}).get("answer_headers", {}))
         elif message["type"] == "http.response.body":
             self._bytes += len(message.get("body", b""))
         await self._send(message)

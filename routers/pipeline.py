@@ -2,13 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 
 from models import errors
 from models.schemas import ProcessParameters, ResultEntry, ShotRecord, SizeParameters
-from routers.background import REMOVAL_ERRORS, removal_plan, whole_record
+from routers.answers import RESPONSES, Shooting, wish_of
+from routers.background import PREFER, REMOVAL_ERRORS, removal_plan, whole_record
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
+from routers.idempotency import OnceDep
 from routers.parameters import parse
 from routers.prints import ENLARGING_ERRORS, ClosingDep
 from routers.problems import responses
@@ -19,6 +21,7 @@ from services.intake import inspect
 from services.print_size import size_for
 from services.results import PrintKey
 from services.shotgun import Plan
+from services.standings import recommended_entry
 
 router = APIRouter(tags=["pipeline"])
 
@@ -30,16 +33,20 @@ _FIRST_STRIP_S = 5  # for the print's beginning, however late the shot was
     response_model=ShotRecord,
     response_model_exclude_none=True,
     responses={
-        200: {"content": {"image/png": {}}},
+        **RESPONSES,
         **responses(*REMOVAL_ERRORS, errors.PickFailed, *ENLARGING_ERRORS),
     },
     openapi_extra=describes_submission(ProcessParameters),
 )
-async def process(
+async def process(  # noqa: PLR0913  # what FastAPI hands in
+    request: Request,
     submission: SubmissionDep,
+    *,
     services: ServicesDep,
     closing: ClosingDep,
+    once: OnceDep,
     accept: Annotated[str, Header()] = "*/*",
+    prefer: Annotated[str, Header(description=PREFER)] = "",
 ) -> Response:
     """Remove the background, and enlarge.
 
@@ -48,12 +55,19 @@ async def process(
     the answer is one print, named in `X-Model`.
     """
     asked = parse(ProcessParameters, submission.parameters)
+    await services.webhooks.check(asked.callback_url)
     size = size_of(asked)
     pick = asked.pick or ("recommended" if "image/png" in accept else None)
+    wish = wish_of(asked, accept=accept, prefer=prefer, as_picture=pick is not None)
     plan = removal_plan(asked, services, since=submission.received_at, prints=size)
     _check_pick(pick, plan)
     await _check_size(submission, size, services)
-    record = await services.shotgun.fire(submission.picture, plan)
+    async with once.claim(submission, asked, plan) as claimed:
+        if claimed.record is None:
+            shooting = Shooting(request, submission, claimed.plan, services)
+            if (early := await shooting.early(wish)) is not None:
+                return early
+        record = claimed.record or await shooting.record()
     if pick is None:
         return await whole_record(record, asked.output, services)
     entry = _picked(record, pick)
@@ -90,9 +104,9 @@ def _picked(record: ShotRecord, pick: str) -> ResultEntry:
     """The entry to print; the record can still be had where it is not there."""
     hint = f"The other cut-outs are at /results/{record.request_id}."
     wanted = [e for e in record.results if pick in ("recommended", e.model)]
-    for entry in wanted:
-        if entry.status == "succeeded":
-            return entry
+    best = recommended_entry(record.model_copy(update={"results": wanted}))
+    if best is not None:
+        return best
     if any(entry.status == "pending" for entry in wanted):
         raise errors.DeadlineExceeded("No print before the deadline.", hint=hint)
     entry = wanted[0]

@@ -63,6 +63,22 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.NotPickable: Kind(
         409, "not_pickable", "Nothing to pick", "kie-recraft has no cut-out in this shot."
     ),
+    errors.IdempotencyInFlight: Kind(
+        409,
+        "idempotency_in_flight",
+        "Still being answered",
+        "The first still runs.",
+        retryable=True,
+    ),
+    errors.IdempotencyMismatch: Kind(
+        422, "idempotency_mismatch", "Key used before", "It was used for another picture."
+    ),
+    errors.IdempotencyUnavailable: Kind(
+        503, "idempotency_unavailable", "Keys cannot be kept", "Nothing was sent.", retryable=True
+    ),
+    errors.NothingToCompare: Kind(
+        409, "nothing_to_compare", "Too few cut-outs", "Shot 0 holds 1 cut-out; it takes two."
+    ),
     errors.FileTooLarge: Kind(
         413, "file_too_large", "File too large", "The upload is larger than 100 MiB."
     ),
@@ -171,6 +187,23 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
     return body.model_copy(update=members).model_dump(exclude_none=True)
 
 
+def told(error: Exception) -> dict[str, Any]:
+    """The problem's members, for an answer that has begun; whatever is not ours is our fault."""
+    if not isinstance(error, errors.ServiceError):
+        _log.error("crashed", exc_info=error)
+        return _body(CRASHED, CRASHED.example)
+    kind = TABLE[type(error)]
+    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
+    return _body(
+        kind,
+        error.detail,
+        limit=error.limit,
+        actual=error.actual,
+        hint=error.hint,
+        field=error.field,
+    )
+
+
 async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
     return refused(error)
@@ -179,15 +212,7 @@ async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
 def refused(error: errors.ServiceError) -> JSONResponse:
     """One of our errors as a response, logged."""
     kind = TABLE[type(error)]
-    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
-    response = problem(
-        kind,
-        error.detail,
-        limit=error.limit,
-        actual=error.actual,
-        hint=error.hint,
-        field=error.field,
-    )
+    response = JSONResponse(told(error), status_code=kind.status, media_type=MEDIA_TYPE)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if kind.status == HTTPStatus.UNAUTHORIZED:

@@ -24,6 +24,7 @@ from models.schemas import (
     SizeParameters,
     UpscaleParameters,
 )
+from routers import disagreement
 from routers.dependencies import RequestId, ServicesDep
 from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged
 from routers.problems import responses
@@ -33,6 +34,10 @@ from services.results import PrintKey, StoredPicture
 from utils.clock import Deadline
 
 router = APIRouter(prefix="/results", tags=["results"])
+router.include_router(disagreement.router)  # before the route of any {model}.png
+
+RETRY_AFTER_S = 2
+"""Seconds until it is worth to ask again for a shot that still runs."""
 
 _PREVIEW_QUALITY = 80
 _PRIVATE = "private, max-age=3600"
@@ -45,9 +50,11 @@ M = TypeVar("M", bound=BaseModel)
     response_model_exclude_none=True,
     responses=responses(errors.ResultNotFound, errors.InvalidParameter),
 )
-async def record(request_id: RequestId, services: ServicesDep) -> ShotRecord:
-    """The shot's record, also while late models are still running."""
+async def record(request_id: RequestId, services: ServicesDep, response: Response) -> ShotRecord:
+    """The shot's record, also while models are still running: then with `Retry-After`."""
     found = await services.results.record(request_id)
+    if found.status == "running":
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return shown(found, services)
 
 

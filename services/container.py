@@ -6,7 +6,12 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -14,7 +19,8 @@ from pathlib import Path
 
 import PIL
 
-from config import MIB, LocalSettings, Settings
+from config import MIB, LocalSettings, Settings, StorageSettings, WebhookSettings
+from models.errors import IdempotencyUnavailable
 from models.inference import BirefnetSize, RunPlan
 from models.schemas import (
     InferenceInfo,
@@ -32,8 +38,10 @@ from services.admission import Gate
 from services.breakers import Breakers
 from services.budgets import Budgets
 from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
+from services.claims import Claims
 from services.costs import CostLedger
 from services.fetcher import Fetcher
+from services.idempotency import Idempotency
 from services.inference import resolve
 from services.inference_process import InferenceProcess
 from services.local_knockout import LocalKnockout
@@ -46,6 +54,7 @@ from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
 from services.upscaler import Upscaler
+from services.webhooks import Webhooks
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
 from services.workers import Workers
 from utils import heap, memory
@@ -80,6 +89,8 @@ class Services:
     access: Access
     budgets: Budgets
     breakers: Breakers
+    idempotency: Idempotency
+    webhooks: Webhooks
     uploads: Path
     max_upload_bytes: int
     deadline_s: float
@@ -112,6 +123,7 @@ class Services:
             queue=_queue(self.gate),
             printing=_queue(self.printing_gate),
             inference=self._inference(),
+            idempotency=self.idempotency.info(),
             pillow=PIL.__version__,
         )
 
@@ -177,11 +189,14 @@ async def open_services(
         preferences = await stack.enter_async_context(
             _preferences(settings, providers.money.ledger)
         )
+        idempotency = await stack.enter_async_context(_idempotency(settings.storage, results))
         work = settings.work
         gate, printing_gate = (
             Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
             for _ in range(2)
         )
+        webhooks = _webhooks(settings.webhooks)
+        stack.push_async_callback(webhooks.close)
         shotgun = Shotgun(
             removers=removers,
             results=results,
@@ -192,7 +207,7 @@ async def open_services(
             budgets=providers.money.budgets,
         )
         stack.push_async_callback(shotgun.close)
-        await stack.enter_async_context(_housekeeping(results, removers))
+        await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         yield Services(
             version=version,
@@ -212,6 +227,8 @@ async def open_services(
             ledger=providers.money.ledger,
             budgets=providers.money.budgets,
             breakers=providers.money.breakers,
+            idempotency=idempotency,
+            webhooks=webhooks,
             uploads=uploads,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -248,6 +265,21 @@ def _access(settings: Settings) -> Access:
         link_ttl_s=asked.result_token_ttl_h * 3600,
         limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )
+
+
+@asynccontextmanager
+async def _idempotency(
+    storage: StorageSettings, results: ResultStore
+) -> AsyncIterator[Idempotency]:
+    """Without its database the service is there for requests that name no key."""
+    claims = Claims(storage.data_dir or storage.temp_dir / "data")
+    with suppress(IdempotencyUnavailable):
+        await claims.open()
+    ttl = timedelta(hours=storage.result_ttl_h)
+    try:
+        yield Idempotency(claims, results, dedupe_ttl=ttl if storage.dedupe else None)
+    finally:
+        await claims.close()
 
 
 def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
@@ -371,6 +403,15 @@ def _fetcher(settings: Settings) -> Fetcher:
     )
 
 
+def _webhooks(settings: WebhookSettings) -> Webhooks:
+    secret = settings.webhook_secret
+    return Webhooks(
+        secret=None if secret is None else secret.get_secret_value(),
+        allowed_hosts=settings.webhook_allowed_hosts,
+        pace=settings.webhook_pace,
+    )
+
+
 def _empty_uploads(temp_dir: Path) -> Path:
     """The folder for pictures on their way in; what an earlier process left there is partial."""
     folder = temp_dir / "uploads"
@@ -384,11 +425,12 @@ def _empty_uploads(temp_dir: Path) -> Path:
 async def _housekeeping(
     results: ResultStore,
     removers: Mapping[ModelId, BackgroundRemover],
+    idempotency: Idempotency,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
     rembgs = [each for each in removers.values() if isinstance(each, LocalRembg)]
     tasks = [
-        asyncio.create_task(_sweep_for_ever(results)),
+        asyncio.create_task(_sweep_for_ever(results, idempotency)),
         *(asyncio.create_task(_prepare(each)) for each in rembgs),
     ]
     try:
@@ -399,11 +441,12 @@ async def _housekeeping(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sweep_for_ever(results: ResultStore) -> None:
+async def _sweep_for_ever(results: ResultStore, idempotency: Idempotency) -> None:
     """Forget what has expired, and give the system the memory that enlargements no longer use."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
         await asyncio.to_thread(results.sweep)
+        await idempotency.sweep()
         await asyncio.to_thread(heap.trim)
 
 

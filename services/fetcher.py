@@ -12,8 +12,9 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,7 +30,7 @@ _MAX_REDIRECTS = 3
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 1 << 16
-_ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=0)
+ONE_CONNECTION = httpx.Limits(max_connections=1, max_keepalive_connections=0)
 _MAX_URL_LENGTH = 4096
 # identity: a compressed body could unpack to anything, and pictures are compressed already
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
@@ -42,7 +43,8 @@ async def resolve(host: str, port: int) -> list[str]:
     return [str(address[0]) for *_, address in found]
 
 
-def _public_trust() -> ssl.SSLContext:
+@cache
+def public_trust() -> ssl.SSLContext:
     """The usual authorities, whatever the environment says; made once, for loading them is slow."""
     return httpx.create_ssl_context(trust_env=False)
 
@@ -62,7 +64,7 @@ class Fetcher:
     only_domains: frozenset[str] | None = None
     user_agent: str = "image-intake"
     resolver: Resolver = resolve
-    ssl_context: ssl.SSLContext = field(default_factory=_public_trust)
+    ssl_context: ssl.SSLContext = field(default_factory=public_trust)
 
     async def fetch(self, url: str, *, into: Path) -> None:
         """Write the picture at `url` to the file `into`, which is gone again after any failure.
@@ -101,7 +103,7 @@ class Fetcher:
         """
         try:
             async with httpx.AsyncHTTPTransport(
-                verify=self.ssl_context, limits=_ONE_CONNECTION
+                verify=self.ssl_context, limits=ONE_CONNECTION
             ) as transport:
                 request = _request(url, address=address, timeout_s=self.timeout_s)
                 request.headers["User-Agent"] = self.user_agent
@@ -116,13 +118,13 @@ class Fetcher:
 
     async def _judged_address(self, url: httpx.URL) -> str:
         """The address to connect to: the first of a name whose addresses are all public."""
-        host = _host(url)
-        exempt = f"{host}:{_port(url)}" in self.allowed_hosts
+        host = host_of(url)
+        exempt = f"{host}:{port_of(url)}" in self.allowed_hosts
         if not exempt:
             _check_port(url)
             self._check_domain(host)
         try:
-            addresses = await self.resolver(host, _port(url))
+            addresses = await self.resolver(host, port_of(url))
         except (OSError, UnicodeError) as error:
             raise ImageDownloadFailed("The host of the image URL has no address.") from error
         if not addresses:
@@ -210,27 +212,40 @@ def _judged(url: httpx.URL) -> httpx.URL:
 
 
 def _check_port(url: httpx.URL) -> None:
-    if _port(url) not in _DEFAULT_PORTS.values():
+    if port_of(url) not in _DEFAULT_PORTS.values():
         raise ImageUrlRefused("The image URL must use port 80 or 443.", field="image_url")
 
 
-def _port(url: httpx.URL) -> int:
+def port_of(url: httpx.URL) -> int:
     return _DEFAULT_PORTS[url.scheme] if url.port is None else url.port
 
 
-def _host(url: httpx.URL) -> str:
+def host_of(url: httpx.URL) -> str:
     """The host in ASCII: lower case, international names as punycode, IPv6 without brackets."""
     return url.raw_host.decode("ascii")
 
 
 def _request(url: httpx.URL, *, address: str, timeout_s: float) -> httpx.Request:
-    """A GET to the address; `Host` and the name that TLS verifies stay the URL's."""
+    return pinned_request("GET", url, address=address, timeout_s=timeout_s, headers=_HEADERS)
+
+
+def pinned_request(  # noqa: PLR0913  # a request's parts, all named
+    method: str,
+    url: httpx.URL,
+    *,
+    address: str,
+    timeout_s: float,
+    headers: Mapping[str, str],
+    content: bytes | None = None,
+) -> httpx.Request:
+    """A request to the address; `Host` and the name that TLS verifies stay the URL's."""
     return httpx.Request(
-        "GET",
+        method,
         url.copy_with(host=address, fragment=None),
-        headers={"Host": url.netloc.decode("ascii"), **_HEADERS},
+        headers={"Host": url.netloc.decode("ascii"), **headers},
+        content=content,
         extensions={
-            "sni_hostname": _host(url),
+            "sni_hostname": host_of(url),
             "timeout": httpx.Timeout(timeout_s).as_dict(),
         },
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from models.errors import InvalidParameter, ScaleOutOfRange
 from models.schemas import MAX_SCALE, PrintReport, SizeParameters
 
-_DEFAULT_SCALE = 4.0
+DEFAULT_SCALE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _scale(width: int, height: int, asked: SizeParameters) -> float:
     ]
     if wanted and asked.scale is not None:
         raise InvalidParameter("scale: give either a scale or a size in inches.", field="scale")
-    return min(wanted) if wanted else asked.scale or _DEFAULT_SCALE
+    return min(wanted) if wanted else asked.scale or DEFAULT_SCALE
 
 
 def _times(pixels: int, scale: float) -> int:

@@ -1,5 +1,6 @@
 """What a shot's record says: outcomes and kept cut-outs, turned into entries as they land."""
 
+import asyncio
 import logging
 import secrets
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from models.images import Cutout, Flag, Pixels, SourceImage
 from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
 from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord, SizeParameters
 from services.access import caller
+from services.evidence import small_alpha
 from services.results import ResultStore, StoredPicture
+from services.standings import Standings
+from services.triage import Triage
 from utils.clock import Stopwatch, utc_now
 from utils.png import rgba_strips, write_png
 
@@ -22,54 +26,65 @@ _SOLID_FROM = 245
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A kept cut-out and what its pixels say."""
+    """A kept cut-out and what its pixels say; `small` is its alpha as ranking compares it."""
 
     picture: StoredPicture
     width: int
     height: int
     bbox: tuple[int, int, int, int] | None
     flags: tuple[Flag, ...]
+    small: Pixels
 
 
 class Shot:
     """One shot's entries as they fill in."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, the later ones named
         self,
         image: SourceImage,
         models: tuple[ModelId, ...],
         results: ResultStore,
         *,
+        standings: Standings,
         prints: SizeParameters | None = None,
+        seen: Triage | None = None,
     ) -> None:
         self.request_id = secrets.token_hex(16)
+        self.seen = seen
         self._results = results
         self._prints = prints
+        self._standings = standings
         self._owner = caller.get().owner
-        self._image = image_info(image)
+        self._image = image_info(image, seen)
         self._created_at = utc_now()
         self._watch = Stopwatch()
+        self._complete_ms: int | None = None
+        self._saving = asyncio.Lock()
         self._entries = {model: entry_from(model, Pending(), None, "") for model in models}
 
     def record(self) -> ShotRecord:
         entries = list(self._entries.values())
         running = any(entry.status == "pending" for entry in entries)
-        return ShotRecord(
+        record = ShotRecord(
             request_id=self.request_id,
             status="running" if running else "complete",
             created_at=self._created_at,
             image=self._image,
             results=entries,
             cost_usd=sum(entry.cost_usd or 0.0 for entry in entries),
-            latency_ms=self._watch.ms(),
+            latency_ms=self._watch.ms() if self._complete_ms is None else self._complete_ms,
             expires_at=self._results.expires_at(self._created_at),
             prints=self._prints,
             owner=self._owner,
         )
+        return self._standings.shown(record)
 
-    async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> None:
+    async def land(self, model: ModelId, outcome: Outcome, stored: Stored | None) -> ResultEntry:
+        """The model's entry, which is in the stored record by now."""
         entry = entry_from(model, outcome, stored, self.request_id)
         self._entries[model] = entry
+        if stored is not None:
+            self._standings.add(model, stored.small, stored.flags)
         _log.info(
             "outcome",
             extra={
@@ -81,14 +96,27 @@ class Shot:
                 "code": entry.error.code if entry.error else entry.reason,
             },
         )
-        await self._save(model)
+        if all(each.status != "pending" for each in self._entries.values()):
+            await self._standings.rank()
+            self._complete_ms = self._watch.ms()
+        await self._save()
+        return entry
 
-    async def _save(self, model: ModelId) -> None:
-        """A full disk must not stop the other models: the answer still has the entry."""
+    async def rank(self, *, within_s: float) -> None:
+        """Rank what has landed, for an answer that goes out before the rest has."""
+        await self._standings.rank(within_s=within_s)
+        await self._save()
+
+    async def _save(self) -> None:
+        """A full disk must not stop the other models: the answer still has the entry.
+
+        One after another, or an older record could take a newer one's place.
+        """
         try:
-            await self._results.save(self.record())
+            async with self._saving:
+                await self._results.save(self.record())
         except OSError:
-            _log.exception("record_not_saved", extra={"shot": self.request_id, "model": model})
+            _log.exception("record_not_saved", extra={"shot": self.request_id})
 
 
 def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: Cutout) -> Stored:
@@ -103,6 +131,7 @@ def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: 
         height=height,
         bbox=visible_box(cutout.alpha),
         flags=_flags(cutout),
+        small=small_alpha(cutout.alpha),
     )
 
 
@@ -172,12 +201,14 @@ def _flags(cutout: Cutout) -> tuple[Flag, ...]:
     return tuple(sorted(found))
 
 
-def image_info(image: SourceImage) -> ImageInfo:
+def image_info(image: SourceImage, seen: Triage | None = None) -> ImageInfo:
     return ImageInfo(
         width=image.width,
         height=image.height,
         format=image.format,
         bytes=image.bytes,
         sha256=image.sha256,
+        kind=seen.kind if seen else None,
+        note=seen.note if seen else None,
         had_alpha=image.had_alpha,
     )

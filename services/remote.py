@@ -25,7 +25,7 @@ from services.costs import CostLedger
 from services.fetcher import Fetcher
 from services.fitting import Copy, Limits, fit, project
 from services.kie_client import KieClient
-from services.remover import Allowance, Availability, RemovalOptions
+from services.remover import Availability, RemovalOptions
 from services.runware_client import RunwareClient, new_task_id
 from services.workers import Workers
 from utils.clock import Deadline
@@ -102,7 +102,7 @@ class RemoteRemover:
         task_id, allowance = new_task_id(), options.allowance
         try:
             with self.breaker.attempt():
-                return await self._cut(image, task_id, allowance, deadline.sooner(self.timeout_s))
+                return await self._cut(image, task_id, options, deadline.sooner(self.timeout_s))
         except RemoverError as error:
             error.cost_usd = self.ledger.cost(task_id)
             raise
@@ -110,11 +110,12 @@ class RemoteRemover:
             allowance.release(self.name)
 
     async def _cut(
-        self, image: SourceImage, task_id: str, allowance: Allowance, deadline: Deadline
+        self, image: SourceImage, task_id: str, options: RemovalOptions, deadline: Deadline
     ) -> Cutout:
         copy = await self.workers.pixels(fit, image, self.provider.limits)
         self.ledger.sent(task_id, self.name)
-        allowance.release(self.name)  # from here on the ledger counts it
+        options.on_sent()
+        options.allowance.release(self.name)  # from here on the ledger counts it
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
         address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
         with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:

@@ -1,5 +1,6 @@
 """What every background remover promises, whoever does the work behind it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,10 +43,14 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class RemovalOptions:
-    """What a caller chose for this picture, and what the shot may spend."""
+    """What a caller chose for this picture, and what the shot may spend.
+
+    A paid model calls `on_sent` when its task leaves: from then on it must not be stopped.
+    """
 
     holes: Holes = Holes.KEEP
     allowance: Allowance = field(default_factory=Allowance, compare=False)
+    on_sent: Callable[[], None] = field(default=lambda: None, compare=False)
 
 
 class BackgroundRemover(Protocol):

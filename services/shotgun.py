@@ -1,15 +1,16 @@
 """The shotgun: one picture to many models at once, each outcome a value of its own.
 
 It knows the BackgroundRemover Protocol and no provider. A shot is answered when every model has
-landed or the deadline has passed; late models go on and land in the stored record.
+landed, when those are enough (services/modes.py), or when the deadline has passed; late models go
+on and land in the stored record.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,6 @@ from statistics import quantiles
 from typing import Any
 
 from models.errors import (
-    AllModelsFailed,
     CircuitOpen,
     FailureCode,
     NoModelAvailable,
@@ -26,14 +26,26 @@ from models.errors import (
 )
 from models.images import SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
-from models.schemas import LatencyInfo, ModelId, ModelStatus, ShotRecord, SizeParameters
+from models.schemas import (
+    LatencyInfo,
+    Mode,
+    ModelId,
+    ModelStatus,
+    ShotRecord,
+    SizeParameters,
+    TriageMode,
+)
+from services import modes
 from services.access import caller
 from services.admission import Gate
 from services.budgets import Budgets
+from services.flight import Flight, require_success
 from services.intake import decode
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.standings import Standings
+from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
 
@@ -52,7 +64,10 @@ class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
     `prints` is how its cut-outs are to be enlarged, if they are; `max_cost_usd` what all of its
-    paid models may cost together, None where that is left to the budgets.
+    paid models may cost together, None where that is left to the budgets; `policy` which of the
+    models are asked when, and how many make an answer. `on_created` is told the shot's id once its
+    record is on disk; no model is asked before it has returned. `when_complete` is told of the
+    record when the last model has landed.
     """
 
     models: tuple[ModelId, ...]
@@ -60,6 +75,10 @@ class Plan:
     deadline: Deadline
     prints: SizeParameters | None = None
     max_cost_usd: Decimal | None = None
+    policy: modes.Policy = field(default_factory=modes.Policy)
+    on_created: Callable[[str], Awaitable[None]] | None = None
+    triage: TriageMode = TriageMode.OFF
+    when_complete: Callable[[ShotRecord], None] | None = None
 
 
 class Shotgun:
@@ -88,13 +107,22 @@ class Shotgun:
         self._latencies = {model: deque[int](maxlen=_LATENCIES_KEPT) for model in removers}
 
     async def fire(self, source: Path, plan: Plan) -> ShotRecord:
-        """Ask every model of the plan; the record as it stands at the deadline.
+        """Ask the models of the plan; the record as it stands when the answer is due.
+
+        Raises what `begin` and Flight.answer raise.
+        """
+        flight = await self.begin(source, plan)
+        return await flight.answer()
+
+    async def begin(self, source: Path, plan: Plan) -> Flight:
+        """Let the shot off: it has its place, its record and its tasks, and `source` is read.
+
+        Cancelled before that, it leaves nothing behind.
 
         Raises:
             BadPicture: the file is not a picture we can work on.
             NoModelAvailable: every model would be skipped.
             BudgetExhausted: the same, and for some of them only the money is missing.
-            AllModelsFailed: all that ran failed before the deadline.
             Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
             SessionExhausted: a browser session has no shot left.
         """
@@ -105,13 +133,30 @@ class Shotgun:
             await stack.enter_async_context(self._gate.slot(plan.deadline))
             image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
             caller.get().take_shot()
-            shot = Shot(image, plan.models, self._results, prints=plan.prints)
-            await self._results.create(shot.record())
-            work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
-        await asyncio.wait({work}, timeout=plan.deadline.remaining_s())
-        if work.done():
-            work.result()
-        return _require_success(shot.record())
+            plan = replace(plan, models=modes.models_for(image, plan.models, plan.policy))
+            seen = await self._look(image, plan)
+            shot = Shot(
+                image,
+                plan.models,
+                self._results,
+                standings=Standings(image, self._workers),
+                prints=plan.prints,
+                seen=seen,
+            )
+            await self._create(shot.record())
+            if plan.on_created is not None:
+                await plan.on_created(shot.request_id)
+            flight = Flight(shot, plan.policy, plan.deadline)
+            work = self._spawn(self._work(flight, image, plan, stack.pop_all()))
+            flight.is_carried_by(work)
+        return flight
+
+    async def again(self, request_id: str) -> ShotRecord:
+        """The record of an earlier shot as it stands now.
+
+        Raises ResultNotFound, and AllModelsFailed or NoModelAvailable as `fire` would.
+        """
+        return require_success(await self._results.record(request_id))
 
     def latency(self, model: ModelId) -> LatencyInfo:
         """Percentiles of the last successful answers of a model."""
@@ -148,6 +193,20 @@ class Shotgun:
         reason = _SKIP_REASONS.get(now.status)
         return Skipped(reason, now.reason or "") if reason else None
 
+    async def _create(self, record: ShotRecord) -> None:
+        """The record on disk; a client that leaves in this moment takes it along."""
+        creating = asyncio.create_task(self._results.create(record))
+        try:
+            await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await asyncio.wait({creating})
+            if creating.exception() is None:
+                await self._results.delete(record.request_id)
+            raise
+
+    async def _look(self, image: SourceImage, plan: Plan) -> Triage | None:
+        return None if plan.triage is TriageMode.OFF else await self._workers.pixels(look_at, image)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._running.add(task)
@@ -155,33 +214,77 @@ class Shotgun:
         return task
 
     async def _work(
-        self, shot: Shot, image: SourceImage, plan: Plan, place: AsyncExitStack
+        self, flight: Flight, image: SourceImage, plan: Plan, place: AsyncExitStack
     ) -> None:
-        """Run every model at once, holding the shot's place in the house until the last lands."""
+        """Run the models, holding the shot's place in the house until the last lands."""
         async with place, asyncio.TaskGroup() as group:
-            for model in plan.models:
-                group.create_task(self._run(shot, image, plan, model))
+            run = partial(self._run, flight, image, plan)
+            first, paid = list(plan.models), list[ModelId]()
+            if plan.policy.mode is Mode.CASCADE:
+                first, paid = modes.split(plan.models)
+            running = {group.create_task(run(model)) for model in first}
+            if paid:
+                group.create_task(self._cascade(flight, plan, paid, run, running))
+        if plan.when_complete is not None:
+            # by the loop: what goes wrong there is not this shot's failure
+            asyncio.get_running_loop().call_soon(plan.when_complete, flight.record())
 
-    async def _run(self, shot: Shot, image: SourceImage, plan: Plan, model: ModelId) -> None:
-        skip = self._skip(model) or plan.options.allowance.refusal(model)
-        outcome: Outcome = skip or await self._attempt(image, plan, model)
+    async def _cascade(
+        self,
+        flight: Flight,
+        plan: Plan,
+        paid: list[ModelId],
+        run: Callable[[ModelId], Coroutine[Any, Any, None]],
+        running: set[asyncio.Task[None]],
+    ) -> None:
+        """When the free models have landed, or take too long, ask the paid ones that it takes."""
+        if running:
+            await asyncio.wait(running, timeout=plan.deadline.remaining_s() * modes.FREE_SHARE)
+        waiting = modes.cheapest_first(paid, plan.policy)
+        absent = [model for model in waiting if self._skip(model)]
+        await asyncio.gather(*map(run, absent))
+        waiting = tuple(model for model in waiting if model not in absent)
+        while waiting:
+            verdict = modes.next_paid(waiting, flight.opinions())
+            if not verdict.ask:
+                enough = Skipped(SkipReason.ENOUGH, verdict.detail)
+                await asyncio.gather(*(flight.land(model, enough, None) for model in waiting))
+                return
+            await asyncio.gather(*map(run, verdict.ask))
+            waiting = tuple(model for model in waiting if model not in verdict.ask)
+
+    async def _run(self, flight: Flight, image: SourceImage, plan: Plan, model: ModelId) -> None:
+        outcome: Outcome | None = (
+            flight.verdict(model)
+            or self._skip(model)
+            or not_needed(model, flight.seen)
+            or plan.options.allowance.refusal(model)
+        )
+        if outcome is None:
+            outcome = await flight.stoppable(model, self._attempt(flight, image, plan, model))
         caller.get().charge(cost_of(outcome))
         stored: Stored | None = None
         if isinstance(outcome, Succeeded):
             self._latencies[model].append(outcome.latency_ms)
-            outcome, stored = await self._keep(shot.request_id, model, outcome)
-        await shot.land(model, outcome, stored)
+            outcome, stored = await self._keep(flight.request_id, model, outcome)
+        await flight.land(model, outcome, stored)
 
-    async def _attempt(self, image: SourceImage, plan: Plan, model: ModelId) -> Outcome:
+    async def _attempt(
+        self, flight: Flight, image: SourceImage, plan: Plan, model: ModelId
+    ) -> Outcome:
         """One model's try; whatever goes wrong becomes a value here and nowhere else."""
         watch = Stopwatch()
         deadline = Deadline.after(self._model_timeout_s)
+        options = replace(plan.options, on_sent=partial(flight.sent, model))
         try:
             async with asyncio.timeout(self._model_timeout_s):
                 cutout = await self._removers[model].remove(
-                    image, options=plan.options, deadline=deadline
+                    image, options=options, deadline=deadline
                 )
-            return Succeeded(cutout, watch.ms())
+            latency_ms = watch.ms()
+            if plan.policy.mode is Mode.CASCADE:
+                flight.judge(model, await self._workers.pixels(modes.mask_of, cutout.alpha))
+            return Succeeded(cutout, latency_ms)
         except CircuitOpen as error:
             return Skipped(SkipReason.CIRCUIT_OPEN, error.reason)
         except RemoverUnavailable as error:
@@ -213,14 +316,3 @@ def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
             _log.error("model_crashed", extra={"model": model}, exc_info=error)
             code, text, again = FailureCode.MODEL_CRASHED, "stopped with an error", False
     return Failed(code, f"{model} {text}.", again, latency_ms)
-
-
-def _require_success(record: ShotRecord) -> ShotRecord:
-    """The record, unless all that ran failed."""
-    if any(entry.status in {"succeeded", "pending"} for entry in record.results):
-        return record
-    failures = [entry for entry in record.results if entry.error]
-    if not failures:
-        raise NoModelAvailable("None of the models could be asked.")
-    reasons = "; ".join(f"{each.model}: {each.error.code}" for each in failures if each.error)
-    raise AllModelsFailed(f"Every model that ran failed. {reasons}")

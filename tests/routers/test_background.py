@@ -121,7 +121,7 @@ def test_accept_png_answers_one_cutout_as_bytes(server: Server) -> None:
         headers={"Accept": "image/png"},
     )
     assert response.headers["content-type"] == "image/png"
-    assert response.headers["x-model"] == "local-isnet"
+    assert response.headers["x-model"] == "local-knockout"  # the other kept the whole frame
     assert response.headers["x-cost-usd"] == "0.000000"
     assert Image.open(io.BytesIO(response.content)).mode == "RGBA"
 

@@ -61,7 +61,8 @@ def test_a_pick_is_one_line_that_says_everything(server: Server) -> None:
     assert line["preference_id"] == answer.json()["preference_id"]
     assert (line["v"], line["model"], line["key_id"]) == (1, "local-isnet", "open")
     assert (line["reason"], line["metadata"]) == ("crisp", {"order": 7})
-    assert line["features"] == {"megapixels": 0.003, "had_alpha": False, "agreement": None}
+    assert line["features"] == {"megapixels": 0.003, "had_alpha": False, "agreement": 1.0}
+    assert line["kind"] == "artwork"
     assert [each["model"] for each in line["shown"]] == list(GOOD)
     assert {"score", "rank", "latency_ms", "cost_usd"} <= set(line["shown"][0])
     (failed,) = line["not_shown"]
@@ -157,7 +158,7 @@ def test_stats_have_rates_strengths_places_and_groups(server: Server) -> None:
     )
     assert isnet["cost_per_win_usd"] == 0
     assert sum(each["wins"] for each in found["places"]) == found["picks"]
-    assert [group["name"] for group in found["groups"]] == ["unknown"]
+    assert [group["name"] for group in found["groups"]] == ["artwork"]
     empty = server.client.get("/preferences/stats", params={"until": "2020-01-01"}).json()
     assert (empty["picks"], empty["models"]) == (0, [])
     for query in ({"by": "moon"}, {"since": "today"}, {"kind": "A B"}, {"unknown": "1"}):

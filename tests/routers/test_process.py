@@ -120,7 +120,7 @@ def test_one_print_as_bytes(server: Server) -> None:
         assert response.headers["x-source-dpi"] == "75"
 
 
-def test_the_recommended_is_the_first_success_in_the_fixed_order(server: Server) -> None:
+def test_the_recommended_is_one_that_succeeded(server: Server) -> None:
     response = process(server, models="local-isnet,local-knockout", pick="recommended")
     assert response.headers["x-model"] == "local-knockout"
 

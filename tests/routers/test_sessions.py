@@ -193,13 +193,19 @@ def test_a_used_up_session_is_refused_before_its_upload_is_read_and_still_reads(
 
 
 def test_money_is_counted_when_models_land_failed_ones_included(server: Server) -> None:
-    token = minted(server, max_cost_usd=0.06)
+    token = minted(server, max_cost_usd=0.05)
     assert shoot(server, token, DEAR).json()["cost_usd"] == 0.02
     shoot(server, token, FAILING, KNOCKOUT).raise_for_status()
-    shoot(server, token, KNOCKOUT).raise_for_status()
-    shoot(server, token, DEAR).raise_for_status()
     body = problem(shoot(server, token, KNOCKOUT), 403, "session_exhausted")
-    assert (body["limit"], body["actual"]) == (0.06, 0.07)
+    assert (body["limit"], body["actual"]) == (0.05, 0.05)
+
+
+def test_what_a_session_has_left_holds_before_anything_is_sent(server: Server) -> None:
+    token = minted(server, max_cost_usd=0.021)
+    shoot(server, token, DEAR).raise_for_status()
+    problem(shoot(server, token, DEAR), 402, "budget_exhausted")
+    record = shoot(server, token, DEAR, KNOCKOUT).json()
+    assert [each.get("reason") for each in record["results"]] == ["budget", None]
 
 
 def test_money_of_a_late_model_is_counted_as_well(server: Server, late: FakeRemover) -> None:

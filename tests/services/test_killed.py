@@ -56,13 +56,21 @@ def process(sandbox: Sandbox, temp_dir: Path) -> Iterator[tuple[subprocess.Popen
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        transport = httpx.HTTPTransport(retries=40)
-        with httpx.Client(transport=transport, trust_env=False) as client:
-            client.get(f"{url}/health").raise_for_status()
+        _wait_until_alive(url, service)
         yield service, url
     finally:
         service.kill()
         service.wait()
+
+
+def _wait_until_alive(url: str, service: subprocess.Popen[bytes]) -> None:
+    """httpx's own retries would double their pauses and sleep through the start."""
+    while service.poll() is None:
+        with suppress(httpx.ConnectError):
+            httpx.get(f"{url}/health", trust_env=False).raise_for_status()
+            return
+        time.sleep(0.05)
+    raise AssertionError("the service did not start")
 
 
 def paid_calls(sandbox: Sandbox) -> dict[str, int]:

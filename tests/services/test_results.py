@@ -24,8 +24,9 @@ def opened(
     min_free_bytes: int = 0,
     ttl: timedelta = timedelta(hours=1),
     record_ttl: timedelta = timedelta(days=30),
+    kind: type[ResultStore] = ResultStore,
 ) -> ResultStore:
-    store = ResultStore(
+    store = kind(
         folder / "results",
         records=folder / "data" / "records",
         ttl=ttl,
