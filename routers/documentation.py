@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from models.schemas import Problem
-from routers.uploads import BASE64_FIELD, URL_FIELD
+from routers.embedded import BASE64_FIELD
+from routers.uploads import URL_FIELD
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary", "description": "The picture."}

@@ -41,7 +41,11 @@ def decode(path: Path, *, max_pixels: int) -> SourceImage:
 
     CPU work: seconds for a large picture, so it belongs in the worker pool.
     """
-    header = inspect(path, max_pixels=max_pixels)
+    return read(path, inspect(path, max_pixels=max_pixels))
+
+
+def read(path: Path, header: Header) -> SourceImage:
+    """The picture of a file that was inspected; CPU work as well."""
     with refusals():
         rgb, alpha = read_pixels(path, header=header)
     return SourceImage(rgb, alpha, header.format, path.stat().st_size, _sha256(path))

@@ -159,19 +159,22 @@ class LocalRembg:
         self,
         image: SourceImage,
         *,
-        options: RemovalOptions,  # noqa: ARG002  # networks take none
+        options: RemovalOptions,
         deadline: Deadline,
     ) -> Cutout:
         await self.prepare()
         if self._path is None:
             raise RemoverUnavailable(self._availability.reason or "There are no weights.")
+        await options.place.take()
         tensor = await self._workers.pixels(network_input, image, self._network)
+        options.place.leave()
         output = await self._inference.run(
             replace(self._way.plan, path=self._path),
             tensor,
             timeout_s=deadline.remaining_s(),
             expected_s=self._way.expected_s,
         )
+        await options.place.take()
         cutout = await self._workers.pixels(_cut_out_of, image, self._network, output)
         return replace(cutout, variant=self._variant())
 

@@ -24,6 +24,7 @@ from services.costs import Breaker, CostLedger
 from services.fetcher import Fetcher
 from services.fitting import Copy, Limits, fit, project
 from services.kie_client import KieClient
+from services.places import Place
 from services.remover import Availability, RemovalOptions
 from services.runware_client import RunwareClient, new_task_id
 from services.workers import Workers
@@ -99,13 +100,13 @@ class RemoteRemover:
         self,
         image: SourceImage,
         *,
-        options: RemovalOptions,  # noqa: ARG002  # providers take none
+        options: RemovalOptions,
         deadline: Deadline,
     ) -> Cutout:
         task_id = new_task_id()
         self.breaker.began()
         try:
-            cutout = await self._cut(image, task_id, deadline.sooner(self.timeout_s))
+            cutout = await self._cut(image, task_id, deadline.sooner(self.timeout_s), options.place)
         except RemoverError as error:
             self.breaker.failed(error.code, error.message)
             error.cost_usd = self.ledger.cost(task_id)
@@ -113,14 +114,19 @@ class RemoteRemover:
         self.breaker.succeeded()
         return cutout
 
-    async def _cut(self, image: SourceImage, task_id: str, deadline: Deadline) -> Cutout:
+    async def _cut(
+        self, image: SourceImage, task_id: str, deadline: Deadline, place: Place
+    ) -> Cutout:
+        await place.take()
         copy = await self.workers.pixels(fit, image, self.provider.limits)
+        place.leave()
         self.ledger.sent(task_id, self.name)
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
         address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
         with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:
             answer = Path(folder) / "answer"
             await _download(self.fetcher, address, answer, deadline)
+            await place.take()
             cutout = await self.workers.pixels(project, image, copy, answer)
         return Cutout(
             rgb=cutout.rgb,

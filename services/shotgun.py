@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
@@ -26,12 +26,15 @@ from models.images import SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded
 from models.schemas import LatencyInfo, ModelId, ModelStatus, ShotRecord, SizeParameters
 from services.admission import Gate
-from services.intake import decode
+from services.appetite import Appetite, appetite
+from services.intake import inspect, read
+from services.places import Place, Places
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
+from utils.pictures import Header
 
 _log = logging.getLogger(__name__)
 
@@ -87,15 +90,23 @@ class Shotgun:
             NoModelAvailable: every model would be skipped.
             AllModelsFailed: all that ran failed before the deadline.
             Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
+            InsufficientMemory: the picture is too large for the memory there is.
         """
         self._require_a_model(plan)
+        self._gate.refuse_if_full()
         self._results.check_room()
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._gate.slot(plan.deadline))
-            image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
+            header = await self._workers.pixels(inspect, source, max_pixels=self._max_pixels)
+            takes = self._appetite(header, plan)
+            slot = self._gate.slot(plan.deadline, needs_bytes=takes.bytes)
+            await stack.enter_async_context(slot)
+            stack.push_async_callback(self._workers.settle)
+            image = await self._workers.pixels(read, source, header)
             shot = Shot(image, plan.models, self._results, prints=plan.prints)
             await self._results.create(shot.record())
-            work = self._spawn(self._work(shot, image, plan, stack.pop_all()))
+            work = self._spawn(
+                self._work(shot, image, plan, Places(takes.at_once), stack.pop_all())
+            )
         await asyncio.wait({work}, timeout=plan.deadline.remaining_s())
         if work.done():
             work.result()
@@ -133,29 +144,55 @@ class Shotgun:
         return task
 
     async def _work(
-        self, shot: Shot, image: SourceImage, plan: Plan, place: AsyncExitStack
+        self, shot: Shot, image: SourceImage, plan: Plan, places: Places, seat: AsyncExitStack
     ) -> None:
-        """Run every model at once, holding the shot's place in the house until the last lands."""
-        async with place, asyncio.TaskGroup() as group:
-            for model in plan.models:
-                group.create_task(self._run(shot, image, plan, model))
+        """Run every model at once, holding the shot's seat in the house until the last lands."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for model in plan.models:
+                    group.create_task(self._run(shot, image, plan, model, places))
+        finally:
+            await self._leave(seat)
 
-    async def _run(self, shot: Shot, image: SourceImage, plan: Plan, model: ModelId) -> None:
-        outcome: Outcome = self._skip(model) or await self._attempt(image, plan, model)
-        stored: Stored | None = None
-        if isinstance(outcome, Succeeded):
-            self._latencies[model].append(outcome.latency_ms)
-            outcome, stored = await self._keep(shot.request_id, model, outcome)
+    async def _leave(self, seat: AsyncExitStack) -> None:
+        """Give the seat up; where the pool still works on what was abandoned, as soon as it ends.
+
+        The memory is in use until then, but nobody's answer waits for it.
+        """
+        if self._workers.abandoned:
+            self._spawn(seat.aclose())
+        else:
+            await seat.aclose()
+
+    async def _run(
+        self, shot: Shot, image: SourceImage, plan: Plan, model: ModelId, places: Places
+    ) -> None:
+        with places.one() as place:
+            outcome: Outcome = self._skip(model) or await self._attempt(image, plan, model, place)
+            stored: Stored | None = None
+            if isinstance(outcome, Succeeded):
+                self._latencies[model].append(outcome.latency_ms)
+                outcome, stored = await self._keep(shot.request_id, model, outcome)
         await shot.land(model, outcome, stored)
 
-    async def _attempt(self, image: SourceImage, plan: Plan, model: ModelId) -> Outcome:
+    def _appetite(self, header: Header, plan: Plan) -> Appetite:
+        return appetite(
+            header,
+            [model for model in plan.models if not self._skip(model)],
+            at_most=self._workers.width,
+            budget_bytes=self._gate.budget.limit_bytes,
+        )
+
+    async def _attempt(
+        self, image: SourceImage, plan: Plan, model: ModelId, place: Place
+    ) -> Outcome:
         """One model's try; whatever goes wrong becomes a value here and nowhere else."""
         watch = Stopwatch()
         deadline = Deadline.after(self._model_timeout_s)
         try:
             async with asyncio.timeout(self._model_timeout_s):
                 cutout = await self._removers[model].remove(
-                    image, options=plan.options, deadline=deadline
+                    image, options=replace(plan.options, place=place), deadline=deadline
                 )
             return Succeeded(cutout, watch.ms())
         except RemoverUnavailable as error:
