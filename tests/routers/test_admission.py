@@ -191,25 +191,40 @@ def _head_only(server: Server, *, body: bytes, expects: bool) -> bytes:
 
 
 def test_a_shot_waits_for_memory_and_one_that_never_fits_is_told(tmp_path: Path) -> None:
-    """768 MiB are spoken for, so 132 are left: for one picture of five million pixels."""
+    """768 MiB are spoken for, so 22 are left: for one small picture at a time."""
     remover = Holding()
     with (
-        serving(tmp_path, stand_ins={ISNET: remover}, memory_limit_mb=900) as on,
+        serving(tmp_path, stand_ins={ISNET: remover}, memory_limit_mb=790) as on,
         posting(on, 2) as post,
     ):
         memory = on.client.get("/ready").json()["memory"]
-        assert memory["shots_mb"] == 132
+        assert memory["shots_mb"] == 22
         parts = (memory[each] for each in ("floor_mb", "enlarging_mb", "networks_mb", "shots_mb"))
         assert sum(parts) == memory["granted_mb"]
-        body = problem(on.shoot(_flat(4000, 4000), models=ISNET), 503, "insufficient_memory")
+        body = problem(on.shoot(_flat(1000, 1000), models=ISNET), 503, "insufficient_memory")
         assert body["retryable"] is False
-        assert body["limit"] == 132 << 20
-        assert float(str(body["actual"])) > 132 << 20
-        shots = [post(_flat(78, 110_000)) for _ in range(2)]
+        assert body["limit"] == 22 << 20
+        assert float(str(body["actual"])) > 22 << 20
+        shots = [post(_flat(78, 5000)) for _ in range(2)]
         told = until(on, running=1, waiting=1)
-        assert 66 < told["memory"]["reserved_mb"] <= 132
+        assert 11 < told["memory"]["reserved_mb"] <= 22
         remover.let_go(78)
         assert {each.result(60).status_code for each in shots} == {200}
+        until(on, running=0, reserved_mb=0)
+
+
+def test_with_a_single_place_every_kind_of_model_still_lands(tmp_path: Path) -> None:
+    """One thread, so one place: whoever waits for a provider must not keep it."""
+    models = "runware-rmbg-2.0,runware-birefnet-portrait,kie-recraft,local-knockout"
+    with serving(
+        tmp_path,
+        pixel_threads=1,
+        runware_api_key="sandbox",
+        kie_api_key="sandbox",
+        provider_pace=0.05,
+    ) as on:
+        record = on.shoot(artwork(width=300, height=300), models=models).json()
+        assert [each["status"] for each in record["results"]] == ["succeeded"] * 4
         until(on, running=0, reserved_mb=0)
 
 

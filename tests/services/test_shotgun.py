@@ -34,7 +34,11 @@ pytestmark = pytest.mark.anyio
 
 
 def shotgun(
-    folder: Path, *removers: FakeRemover, running_limit: int = 4, model_timeout_s: float = 30
+    folder: Path,
+    *removers: FakeRemover,
+    running_limit: int = 4,
+    pixel_threads: int = 2,
+    model_timeout_s: float = 30,
 ) -> Shotgun:
     results = ResultStore(
         folder / "results", ttl=timedelta(hours=1), quota_bytes=10**9, min_free_bytes=0
@@ -43,7 +47,7 @@ def shotgun(
     return Shotgun(
         removers={each.name: each for each in removers},
         results=results,
-        workers=Workers(pixel_threads=2),
+        workers=Workers(pixel_threads=pixel_threads),
         gate=Gate(running_limit=running_limit, queue_limit=4),
         max_pixels=10**6,
         model_timeout_s=model_timeout_s,
@@ -116,6 +120,31 @@ async def test_the_memory_is_kept_until_the_pool_is_done_with_what_timed_out(
     stuck.go_on.set()
     await asyncio.wait_for(asyncio.gather(*gun._running), timeout=10)
     assert (gun._gate.running, gun._gate.budget.reserved_bytes) == (0, 0)
+
+
+async def test_with_one_place_a_cutout_is_stored_before_the_next_is_made(tmp_path: Path) -> None:
+    stored: list[int] = []
+    removers = [Cutting(model, tmp_path, stored) for model in list(ModelId)[:4]]
+    gun = shotgun(tmp_path, *removers, pixel_threads=1)
+    record = await gun.fire(picture(tmp_path), plan(*list(ModelId)[:4]))
+    assert {entry.status for entry in record.results} == {"succeeded"}
+    assert stored == [0, 1, 2, 3]
+
+
+class Cutting(FakeRemover):
+    """Takes its place like the real ones, and looks how many cut-outs are on the disk then."""
+
+    def __init__(self, name: ModelId, folder: Path, stored: list[int]) -> None:
+        super().__init__(name)
+        self._folder, self._stored = folder, stored
+
+    async def remove(
+        self, image: SourceImage, *, options: RemovalOptions, deadline: Deadline
+    ) -> Cutout:
+        await options.place.take()
+        self._stored.append(len(list(self._folder.rglob("*.png"))))
+        await asyncio.sleep(0.01)
+        return await super().remove(image, options=options, deadline=deadline)
 
 
 class StuckInThePool(FakeRemover):
