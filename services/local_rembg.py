@@ -31,6 +31,7 @@ from services.profiles import Way
 from services.remover import Availability, RemovalOptions, cut_with, opaque
 from services.weights import WeightsStore
 from services.workers import Workers
+from utils import heap
 from utils.clock import Deadline
 
 _log = logging.getLogger(__name__)
@@ -259,6 +260,7 @@ def network_input(image: SourceImage, network: Network) -> NDArray[np.float32]:
     rembg divides by the picture's own maximum instead, which brightens dark pictures.
     """
     small = Image.fromarray(opaque(image)).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    heap.trim_after(4 * image.width * image.height)
     scaled = np.asarray(small, dtype=np.float32) / np.float32(255)
     mean, std = (np.array(each, np.float32) for each in (network.mean, network.std))
     return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1)[None])
