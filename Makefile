@@ -20,7 +20,7 @@ serve: setup
 test: setup
 	@bash scripts/test_tools.sh
 	@$(PY) -m scripts.weights || echo "!! no ISNet weights: the tests that need them will be skipped"
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports

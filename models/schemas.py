@@ -363,8 +363,15 @@ class ModelReadiness(BaseModel):
 
 
 class MemoryInfo(BaseModel):
+    """MiB: what is granted, and how it is divided; null where nobody knows what is granted."""
+
     granted_mb: int | None = Field(description="What the box grants; null where unknown.")
     resident_mb: int | None
+    floor_mb: int = Field(description="Kept for the service itself.")
+    enlarging_mb: int = Field(description="Kept for enlargements: UPSCALE_MEMORY_MB.")
+    networks_mb: int | None = Field(description="Kept for the local networks' process.")
+    shots_mb: int | None = Field(description="What shots may reserve: all the rest.")
+    reserved_mb: int = Field(description="Reserved by the shots being worked on.")
 
 
 class InferenceInfo(BaseModel):

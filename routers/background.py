@@ -37,6 +37,7 @@ REMOVAL_ERRORS = (
     errors.AllModelsFailed,
     errors.NoModelAvailable,
     errors.Overloaded,
+    errors.InsufficientMemory,
     errors.DeadlineExceeded,
 )
 

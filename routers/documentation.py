@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from models import errors
 from models.schemas import Problem
 from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST
+from routers.embedded import BASE64_FIELD
 from routers.problems import responses
-from routers.uploads import BASE64_FIELD, URL_FIELD
+from routers.uploads import URL_FIELD
 
 _REF = "#/components/schemas/{model}"
 _BINARY = {"type": "string", "format": "binary", "description": "The picture."}

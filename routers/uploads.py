@@ -1,14 +1,11 @@
 """A picture on its way in: multipart, form, JSON or address, spooled to disk under a byte limit.
 
-Nothing of the body is held whole in memory but a JSON one, and that in the pool, a few at a time.
+Nothing of the body is held whole in memory.
 The customer's file name is never looked at.
 """
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,11 +28,14 @@ from models.errors import (
     InvalidParameter,
     MissingSource,
     MultipleSources,
+    Overloaded,
     UnreadableImage,
     UnsupportedMediaType,
 )
 from routers.dependencies import ServicesDep
+from routers.embedded import take_apart
 from routers.multipart import MAX_FIELD_BYTES, Body, FormReader, too_large
+from services.admission import Gate
 from services.container import Services
 from services.room import full_disk_said
 
@@ -55,7 +55,6 @@ INTAKE_ERRORS = (
 """What can be wrong with a picture on its way in."""
 
 URL_FIELD = "image_url"
-BASE64_FIELD = "image_base64"
 
 _MIB = 1024 * 1024
 _FORM_OVERHEAD = 256 * 1024  # boundaries, headers and small fields around the file
@@ -76,12 +75,14 @@ class Submission:
 
 
 @asynccontextmanager
-async def receive(request: Request, services: Services) -> AsyncIterator[Submission]:
+async def receive(request: Request, services: Services, gate: Gate) -> AsyncIterator[Submission]:
     """The request's one picture on disk, removed again when the caller is done with it.
 
-    Raises MissingSource, MultipleSources, EmptyFile, FileTooLarge, UnsupportedMediaType,
+    Raises Overloaded before the body is read, where nothing of it could even wait at `gate`;
+    MissingSource, MultipleSources, EmptyFile, FileTooLarge, UnsupportedMediaType,
     InvalidParameter, ImageUrlRefused, ImageDownloadFailed or InsufficientStorage.
     """
+    await _refuse_if_full(request, gate)
     async with services.scratch() as folder:
         with full_disk_said("uploads"):
             body = await _read_body(request, services, folder)
@@ -92,12 +93,33 @@ async def receive(request: Request, services: Services) -> AsyncIterator[Submiss
 
 
 async def _submission(request: Request, services: ServicesDep) -> AsyncIterator[Submission]:
-    async with receive(request, services) as submission:
+    async with receive(request, services, services.gate) as submission:
+        yield submission
+
+
+async def _to_enlarge(request: Request, services: ServicesDep) -> AsyncIterator[Submission]:
+    async with receive(request, services, services.printing_gate) as submission:
         yield submission
 
 
 SubmissionDep = Annotated[Submission, Depends(_submission)]
-"""The request's picture, until its answer has gone out."""
+"""The request's picture for a shot, until its answer has gone out."""
+
+EnlargingDep = Annotated[Submission, Depends(_to_enlarge)]
+"""The same for an enlargement."""
+
+
+async def _refuse_if_full(request: Request, gate: Gate) -> None:
+    """Say no while the body is still the client's, where there is not even a place in the line.
+
+    A client that waits for `100 Continue` sends nothing; any other is let finish a little.
+    """
+    try:
+        gate.refuse_if_full()
+    except Overloaded:
+        if request.headers.get("expect", "").lower() != "100-continue":
+            await _drain(request.stream())
+        raise
 
 
 async def _read_body(request: Request, services: Services, folder: Path) -> Body:
@@ -151,7 +173,7 @@ async def _read_multipart(
 
 
 async def _read_json(request: Request, services: Services, folder: Path) -> Body:
-    """JSON with the picture inside: spooled, then decoded in the pool."""
+    """JSON with the picture inside: spooled, then taken apart in the pool."""
     limit = services.max_upload_bytes
     longest = limit * 4 // 3 + _FORM_OVERHEAD
     _refuse_announced(request, longest, limit)
@@ -163,7 +185,9 @@ async def _read_json(request: Request, services: Services, folder: Path) -> Body
             if size > longest:
                 raise too_large(limit, size)
             await asyncio.to_thread(file.write, chunk)
-    return await services.workers.pixels(_decode_json, spool, folder / "decoded", limit=limit)
+    return await services.workers.pixels(
+        take_apart, spool, folder / "decoded", max_file_bytes=limit
+    )
 
 
 async def _read_urlencoded(request: Request) -> Body:
@@ -189,33 +213,6 @@ async def _has_body(request: Request) -> bool:
         if chunk:
             return True
     return False
-
-
-def _decode_json(spool: Path, target: Path, *, limit: int) -> Body:
-    try:
-        document = json.loads(spool.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InvalidParameter("The body is not valid JSON.", field="body") from error
-    if not isinstance(document, dict):
-        raise InvalidParameter("The JSON body must be an object.", field="body")
-    encoded = document.pop(BASE64_FIELD, None)
-    if encoded is None:
-        return Body(document, [])
-    target.write_bytes(_from_base64(encoded))
-    if (size := target.stat().st_size) > limit:
-        raise too_large(limit, size)
-    return Body(document, [target])
-
-
-def _from_base64(encoded: object) -> bytes:
-    """The bytes of base64 text, with or without a `data:` prefix and line breaks."""
-    if not isinstance(encoded, str):
-        raise InvalidParameter("image_base64: must be a string.", field=BASE64_FIELD)
-    text = encoded.partition(",")[2] if encoded.startswith("data:") else encoded
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidParameter("image_base64: is not base64.", field=BASE64_FIELD) from error
 
 
 def _refuse_announced(request: Request, longest: int, limit: int) -> None:

@@ -8,7 +8,7 @@ from routers.documentation import describes_submission
 from routers.parameters import parse
 from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged
 from routers.problems import responses
-from routers.uploads import INTAKE_ERRORS, SubmissionDep
+from routers.uploads import INTAKE_ERRORS, EnlargingDep
 from services.access import caller
 from utils.clock import Deadline
 
@@ -28,9 +28,7 @@ router = APIRouter(tags=["upscaling"])
     },
     openapi_extra=describes_submission(UpscaleParameters),
 )
-async def upscale(
-    submission: SubmissionDep, services: ServicesDep, closing: ClosingDep
-) -> Response:
+async def upscale(submission: EnlargingDep, services: ServicesDep, closing: ClosingDep) -> Response:
     """Enlarge by Lanczos, four times unless asked otherwise; no limit on pixels."""
     order = Order(
         picture=submission.picture,

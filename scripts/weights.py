@@ -8,9 +8,10 @@ from pathlib import Path
 
 from models.errors import RemoverUnavailable
 from models.inference import LocalProfile, RunPlan
+from services.budget import room_for_networks
 from services.local_rembg import network_of
 from services.prepared import NotPrepared, prepared
-from services.profiles import room_for_networks, way_for
+from services.profiles import way_for
 from services.weights import ISNET_GENERAL_USE, WEIGHT_FILES, Manifest, WeightsStore
 from utils.memory import granted_bytes
 

@@ -36,6 +36,7 @@ from models.schemas import (
 from services.access import Access, SessionLimits, open_access
 from services.admission import Gate
 from services.breakers import Breakers
+from services.budget import FLOOR_BYTES, Budget, Split, room_for_networks, split
 from services.budgets import Budgets
 from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
 from services.claims import Claims
@@ -47,7 +48,7 @@ from services.inference_process import InferenceProcess
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.preferences import Preferences, Rules, open_preferences
-from services.profiles import Way, room_for_networks, way_for
+from services.profiles import Way, way_for
 from services.providers import Providers, open_providers, warn_about_keys
 from services.remover import BackgroundRemover
 from services.results import ResultStore
@@ -65,7 +66,6 @@ _log = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S = 60
 _RETRY_WEIGHTS_EVERY_S = 300
-_REST_BYTES = 1536 * MIB  # the service itself, shots and enlargements under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Services:
     deadline_s: float
     client_stall_s: float
     public_base_url: str
-    granted_bytes: int | None
+    memory: Split
     started_at: float
 
     @asynccontextmanager
@@ -117,9 +117,7 @@ class Services:
         return Readiness(
             ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
             models=states,
-            memory=MemoryInfo(
-                granted_mb=_mib(self.granted_bytes), resident_mb=_mib(memory.resident_bytes())
-            ),
+            memory=self._memory(),
             queue=_queue(self.gate),
             printing=_queue(self.printing_gate),
             inference=self._inference(),
@@ -129,6 +127,17 @@ class Services:
 
     def model_table(self) -> ModelTable:
         return ModelTable(models=[self._model_info(entry) for entry in CATALOGUE])
+
+    def _memory(self) -> MemoryInfo:
+        return MemoryInfo(
+            granted_mb=_mib(self.memory.granted),
+            resident_mb=_mib(memory.resident_bytes()),
+            floor_mb=FLOOR_BYTES // MIB,
+            enlarging_mb=self.memory.enlarging // MIB,
+            networks_mb=_mib(self.memory.networks),
+            shots_mb=_mib(self.memory.shots),
+            reserved_mb=-(-self.gate.budget.reserved_bytes // MIB),
+        )
 
     def _state(self, model: ModelId) -> ModelReadiness:
         now = self.removers[model].availability()
@@ -180,10 +189,14 @@ async def open_services(
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
         uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
         providers = await stack.enter_async_context(_providers(settings, workers, uploads))
-        inference = _inference(settings.local, granted)
-        stack.push_async_callback(inference.close)
         plan = _run_plan(settings.local)
-        local = _local(settings.local, workers, inference, plan, granted)
+        networks, room = _networks(settings, plan, granted)
+        shares = _split(settings, networks, room, granted)
+        inference = InferenceProcess(
+            idle_ttl_s=settings.local.inference_idle_s, budget_bytes=shares.networks
+        )
+        stack.push_async_callback(inference.close)
+        local = _local(settings.local, workers, inference, networks, room)
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
         preferences = await stack.enter_async_context(
@@ -192,8 +205,12 @@ async def open_services(
         idempotency = await stack.enter_async_context(_idempotency(settings.storage, results))
         work = settings.work
         gate, printing_gate = (
-            Gate(running_limit=work.max_concurrent_jobs, queue_limit=work.queue_limit)
-            for _ in range(2)
+            Gate(
+                running_limit=work.max_concurrent_jobs,
+                queue_limit=work.queue_limit,
+                budget=budget,
+            )
+            for budget in (Budget(shares.shots), Budget())  # enlargements share their own
         )
         webhooks = _webhooks(settings.webhooks)
         stack.push_async_callback(webhooks.close)
@@ -234,7 +251,7 @@ async def open_services(
             deadline_s=settings.work.deadline_s,
             client_stall_s=settings.work.client_stall_s,
             public_base_url=settings.storage.public_base_url,
-            granted_bytes=granted,
+            memory=shares,
             started_at=time.monotonic(),
         )
 
@@ -291,10 +308,35 @@ def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
     )
 
 
-def _inference(settings: LocalSettings, granted: int | None) -> InferenceProcess:
-    """The networks' process; what it may hold is what the rest of the service leaves."""
-    budget = None if granted is None else max(0, granted - _REST_BYTES)
-    return InferenceProcess(idle_ttl_s=settings.inference_idle_s, budget_bytes=budget)
+_Networks = dict[ModelId, tuple[Network, Way]]
+
+
+def _networks(
+    settings: Settings, plan: RunPlan, granted: int | None
+) -> tuple[_Networks, int | None]:
+    """The networks with how each is run, and the room that one of them may take."""
+    enlarging = settings.work.upscale_memory_mb * MIB
+    room = room_for_networks(granted, enlarging_bytes=enlarging)
+
+    def way(network: Network) -> Way:
+        profile = settings.local.local_profile
+        return way_for(plan, profile, network.architecture, room_bytes=room)
+
+    chosen = dict(NETWORKS)
+    full_fits = room is None or way(NETWORKS[ModelId.LOCAL_BIREFNET]).peak_bytes <= room
+    size = settings.local.birefnet_size
+    if size is BirefnetSize.LITE or (size is BirefnetSize.AUTO and not full_fits):
+        chosen[ModelId.LOCAL_BIREFNET] = BIREFNET_LITE
+    return {model: (network, way(network)) for model, network in chosen.items()}, room
+
+
+def _split(settings: Settings, networks: _Networks, room: int | None, granted: int | None) -> Split:
+    peaks = [way.peak_bytes for _, way in networks.values()]
+    return split(
+        granted,
+        enlarging_bytes=settings.work.upscale_memory_mb * MIB,
+        network_peaks=[each for each in peaks if room is None or each <= room],
+    )
 
 
 def _run_plan(settings: LocalSettings) -> RunPlan:
@@ -311,34 +353,24 @@ def _local(
     settings: LocalSettings,
     workers: Workers,
     inference: InferenceProcess,
-    plan: RunPlan,
-    granted: int | None,
+    networks: _Networks,
+    room: int | None,
 ) -> dict[ModelId, BackgroundRemover]:
     """The models on this machine."""
-    room = room_for_networks(granted)
     weights = WeightsStore(settings.weights_dir, files=_weight_files(settings))
-
-    def way(network: Network) -> Way:
-        return way_for(plan, settings.local_profile, network.architecture, room_bytes=room)
-
-    def remover(network: Network) -> BackgroundRemover:
-        return LocalRembg(
+    removers = {
+        model: LocalRembg(
             network,
             weights=weights,
             workers=workers,
             inference=inference,
-            way=way(network),
+            way=way,
             download=settings.weights_download,
             room_bytes=room,
         )
-
-    chosen = dict(NETWORKS)
-    full_fits = room is None or way(NETWORKS[ModelId.LOCAL_BIREFNET]).peak_bytes <= room
-    size = settings.birefnet_size
-    if size is BirefnetSize.LITE or (size is BirefnetSize.AUTO and not full_fits):
-        chosen[ModelId.LOCAL_BIREFNET] = BIREFNET_LITE
-    networks = {model: remover(network) for model, network in chosen.items()}
-    return {**networks, ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers)}
+        for model, (network, way) in networks.items()
+    }
+    return {**removers, ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers)}
 
 
 def _weight_files(settings: LocalSettings) -> list[WeightFile]:

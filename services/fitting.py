@@ -16,6 +16,7 @@ from models.errors import BadPicture, EmptyFile, FailureCode, RemoverError
 from models.images import Cutout, Pixels, SourceImage
 from services.intake import decode
 from services.remover import cut_with, opaque
+from utils import heap
 from utils.png import encode_png
 
 _JPEG_QUALITIES = (95, 90, 80)
@@ -54,6 +55,12 @@ def fit(image: SourceImage, limits: Limits) -> Copy:
 
     Seconds for a large picture: call it in the pool.
     """
+    copy = _fitted(image, limits)
+    heap.trim_after(4 * image.width * image.height)
+    return copy
+
+
+def _fitted(image: SourceImage, limits: Limits) -> Copy:
     flat = Image.fromarray(opaque(image))
     scale = _scale(image.width, image.height, limits)
     while True:

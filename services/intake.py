@@ -13,10 +13,12 @@ from models.errors import (
     UnsupportedMediaType,
 )
 from models.images import SourceImage
+from utils import heap
 from utils.containers import read_header
 from utils.image_utils import read_pixels
 from utils.pictures import CutShort, Header, PictureError, UnknownFormat
 
+_PILLOW_PIXEL_BYTES = 4
 _FORMATS_HINT = "Send a PNG, JPEG, WebP, TIFF, BMP or GIF."
 
 
@@ -41,9 +43,14 @@ def decode(path: Path, *, max_pixels: int) -> SourceImage:
 
     CPU work: seconds for a large picture, so it belongs in the worker pool.
     """
-    header = inspect(path, max_pixels=max_pixels)
+    return read(path, inspect(path, max_pixels=max_pixels))
+
+
+def read(path: Path, header: Header) -> SourceImage:
+    """The picture of a file that was inspected; CPU work as well."""
     with refusals():
         rgb, alpha = read_pixels(path, header=header)
+    heap.trim_after(_PILLOW_PIXEL_BYTES * header.pixels)
     return SourceImage(rgb, alpha, header.format, path.stat().st_size, _sha256(path))
 
 

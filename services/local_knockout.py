@@ -28,6 +28,7 @@ class LocalKnockout:
         options: RemovalOptions,
         deadline: Deadline,  # noqa: ARG002  # the shotgun's time-out covers it
     ) -> Cutout:
+        await options.place.take()
         return await self._workers.pixels(_cut, image, options)
 
 

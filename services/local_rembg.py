@@ -31,6 +31,7 @@ from services.profiles import Way
 from services.remover import Availability, RemovalOptions, cut_with, opaque
 from services.weights import WeightsStore
 from services.workers import Workers
+from utils import heap
 from utils.clock import Deadline
 
 _log = logging.getLogger(__name__)
@@ -159,19 +160,22 @@ class LocalRembg:
         self,
         image: SourceImage,
         *,
-        options: RemovalOptions,  # noqa: ARG002  # networks take none
+        options: RemovalOptions,
         deadline: Deadline,
     ) -> Cutout:
         await self.prepare()
         if self._path is None:
             raise RemoverUnavailable(self._availability.reason or "There are no weights.")
+        await options.place.take()
         tensor = await self._workers.pixels(network_input, image, self._network)
+        options.place.leave()
         output = await self._inference.run(
             replace(self._way.plan, path=self._path),
             tensor,
             timeout_s=deadline.remaining_s(),
             expected_s=self._way.expected_s,
         )
+        await options.place.take()
         cutout = await self._workers.pixels(_cut_out_of, image, self._network, output)
         return replace(cutout, variant=self._variant())
 
@@ -256,6 +260,7 @@ def network_input(image: SourceImage, network: Network) -> NDArray[np.float32]:
     rembg divides by the picture's own maximum instead, which brightens dark pictures.
     """
     small = Image.fromarray(opaque(image)).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    heap.trim_after(4 * image.width * image.height)
     scaled = np.asarray(small, dtype=np.float32) / np.float32(255)
     mean, std = (np.array(each, np.float32) for each in (network.mean, network.std))
     return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1)[None])

@@ -10,7 +10,6 @@ from models.inference import Architecture, Engine, Form, LocalProfile, Precision
 from services.inference import resolve_engine, resolve_precision
 
 _MB = 1_000_000
-_LEAST_BESIDE_BYTES = 1 << 30  # the service, a few shots and enlargements
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +58,6 @@ _THRIFTY = {
     Architecture.BIREFNET_LITE: _Cost(1_050, 9),
     Architecture.ISNET: _Cost(600, 2.8),
 }
-
-
-def room_for_networks(granted: int | None) -> int | None:
-    """What is left of the memory granted beside the least that the service itself takes."""
-    return None if granted is None else max(0, granted - _LEAST_BESIDE_BYTES)
 
 
 def way_for(

@@ -112,7 +112,10 @@ class RemoteRemover:
     async def _cut(
         self, image: SourceImage, task_id: str, options: RemovalOptions, deadline: Deadline
     ) -> Cutout:
+        place = options.place
+        await place.take()
         copy = await self.workers.pixels(fit, image, self.provider.limits)
+        place.leave()
         self.ledger.sent(task_id, self.name)
         options.on_sent()
         options.allowance.release(self.name)  # from here on the ledger counts it
@@ -121,6 +124,7 @@ class RemoteRemover:
         with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:
             answer = Path(folder) / "answer"
             await _download(self.fetcher, address, answer, deadline)
+            await place.take()
             cutout = await self.workers.pixels(project, image, copy, answer)
         return Cutout(
             rgb=cutout.rgb,

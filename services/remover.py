@@ -12,6 +12,7 @@ from models.images import Cutout, Flag, Holes, Pixels, SourceImage
 from models.outcomes import Skipped
 from models.schemas import ModelId, ModelStatus
 from services.edges import decontaminate, project_alpha
+from services.places import Place
 from utils.clock import Deadline
 
 
@@ -26,6 +27,7 @@ class Availability:
 
 
 _NEUTRAL_GREY = 128
+_STRIP_ROWS = 256
 
 READY = Availability(ModelStatus.READY)
 
@@ -43,14 +45,16 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class RemovalOptions:
-    """What a caller chose for this picture, and what the shot may spend.
+    """What a caller chose for this picture, what the shot may spend, and what it must hear of.
 
-    A paid model calls `on_sent` when its task leaves: from then on it must not be stopped.
+    A paid model calls `on_sent` when its task leaves: from then on it must not be stopped. `place`
+    is taken around all work on pixels; a cut-out's is left by whoever has stored it.
     """
 
     holes: Holes = Holes.KEEP
     allowance: Allowance = field(default_factory=Allowance, compare=False)
     on_sent: Callable[[], None] = field(default=lambda: None, compare=False)
+    place: Place = field(default_factory=Place, compare=False)
 
 
 class BackgroundRemover(Protocol):
@@ -113,15 +117,23 @@ def cut_with(image: SourceImage, mask: Pixels, *, flags: tuple[Flag, ...] = ()) 
 
 def multiply_alpha(first: Pixels, second: Pixels) -> Pixels:
     """The product of two alphas in 0..255, rounded; both (height, width) uint8."""
-    product = first.astype(np.uint16) * second + 127
-    product //= 255
-    return product.astype(np.uint8)
+    multiplied = np.empty_like(first)
+    for top in range(0, len(first), _STRIP_ROWS):
+        rows = slice(top, top + _STRIP_ROWS)
+        product = first[rows].astype(np.uint16) * second[rows] + 127
+        multiplied[rows] = product // 255
+    return multiplied
 
 
 def opaque(image: SourceImage) -> Pixels:
     """What a network is shown, (height, width, 3): colour under transparency becomes grey."""
     if image.alpha is None:
         return image.rgb
-    ground = Image.new("RGB", (image.width, image.height), (_NEUTRAL_GREY,) * 3)
-    ground.paste(Image.fromarray(image.rgb), mask=Image.fromarray(image.alpha))
-    return np.asarray(ground)
+    seen = np.empty_like(image.rgb)
+    for top in range(0, image.height, _STRIP_ROWS):  # Pillow's copies take 9 bytes a pixel
+        rows = slice(top, top + _STRIP_ROWS)
+        colours = Image.fromarray(image.rgb[rows])
+        ground = Image.new("RGB", colours.size, (_NEUTRAL_GREY,) * 3)
+        ground.paste(colours, mask=Image.fromarray(image.alpha[rows]))
+        seen[rows] = np.asarray(ground)
+    return seen

@@ -38,9 +38,11 @@ from models.schemas import (
 from services import modes
 from services.access import caller
 from services.admission import Gate
+from services.appetite import Appetite, appetite
 from services.budgets import Budgets
 from services.flight import Flight, require_success
-from services.intake import decode
+from services.intake import inspect, read
+from services.places import Place, Places
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
@@ -48,6 +50,7 @@ from services.standings import Standings
 from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch
+from utils.pictures import Header
 
 _log = logging.getLogger(__name__)
 
@@ -125,13 +128,19 @@ class Shotgun:
             BudgetExhausted: the same, and for some of them only the money is missing.
             Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
             SessionExhausted: a browser session has no shot left.
+            InsufficientMemory: the picture is too large for the memory there is.
         """
         self._require_a_model(plan)
+        self._gate.refuse_if_full()
         self._results.check_room()
         async with AsyncExitStack() as stack:
             plan = self._within_budget(plan, stack)
-            await stack.enter_async_context(self._gate.slot(plan.deadline))
-            image = await self._workers.pixels(decode, source, max_pixels=self._max_pixels)
+            header = await self._workers.pixels(inspect, source, max_pixels=self._max_pixels)
+            takes = self._appetite(header, plan)
+            slot = self._gate.slot(plan.deadline, needs_bytes=takes.bytes)
+            await stack.enter_async_context(slot)
+            stack.push_async_callback(self._workers.settle)
+            image = await self._workers.pixels(read, source, header)
             caller.get().take_shot()
             plan = replace(plan, models=modes.models_for(image, plan.models, plan.policy))
             seen = await self._look(image, plan)
@@ -147,7 +156,8 @@ class Shotgun:
             if plan.on_created is not None:
                 await plan.on_created(shot.request_id)
             flight = Flight(shot, plan.policy, plan.deadline)
-            work = self._spawn(self._work(flight, image, plan, stack.pop_all()))
+            places = Places(takes.at_once)
+            work = self._spawn(self._work(flight, image, plan, places, stack.pop_all()))
             flight.is_carried_by(work)
         return flight
 
@@ -214,20 +224,38 @@ class Shotgun:
         return task
 
     async def _work(
-        self, flight: Flight, image: SourceImage, plan: Plan, place: AsyncExitStack
+        self,
+        flight: Flight,
+        image: SourceImage,
+        plan: Plan,
+        places: Places,
+        seat: AsyncExitStack,
     ) -> None:
-        """Run the models, holding the shot's place in the house until the last lands."""
-        async with place, asyncio.TaskGroup() as group:
-            run = partial(self._run, flight, image, plan)
-            first, paid = list(plan.models), list[ModelId]()
-            if plan.policy.mode is Mode.CASCADE:
-                first, paid = modes.split(plan.models)
-            running = {group.create_task(run(model)) for model in first}
-            if paid:
-                group.create_task(self._cascade(flight, plan, paid, run, running))
+        """Run the models, holding the shot's seat in the house until the last lands."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                run = partial(self._run, flight, image, plan, places)
+                first, paid = list(plan.models), list[ModelId]()
+                if plan.policy.mode is Mode.CASCADE:
+                    first, paid = modes.split(plan.models)
+                running = {group.create_task(run(model)) for model in first}
+                if paid:
+                    group.create_task(self._cascade(flight, plan, paid, run, running))
+        finally:
+            await self._leave(seat)
         if plan.when_complete is not None:
             # by the loop: what goes wrong there is not this shot's failure
             asyncio.get_running_loop().call_soon(plan.when_complete, flight.record())
+
+    async def _leave(self, seat: AsyncExitStack) -> None:
+        """Give the seat up; where the pool still works on what was abandoned, as soon as it ends.
+
+        The memory is in use until then, but nobody's answer waits for it.
+        """
+        if self._workers.abandoned:
+            self._spawn(seat.aclose())
+        else:
+            await seat.aclose()
 
     async def _cascade(
         self,
@@ -253,29 +281,44 @@ class Shotgun:
             await asyncio.gather(*map(run, verdict.ask))
             waiting = tuple(model for model in waiting if model not in verdict.ask)
 
-    async def _run(self, flight: Flight, image: SourceImage, plan: Plan, model: ModelId) -> None:
-        outcome: Outcome | None = (
-            flight.verdict(model)
-            or self._skip(model)
-            or not_needed(model, flight.seen)
-            or plan.options.allowance.refusal(model)
-        )
-        if outcome is None:
-            outcome = await flight.stoppable(model, self._attempt(flight, image, plan, model))
-        caller.get().charge(cost_of(outcome))
-        stored: Stored | None = None
-        if isinstance(outcome, Succeeded):
-            self._latencies[model].append(outcome.latency_ms)
-            outcome, stored = await self._keep(flight.request_id, model, outcome)
+    async def _run(
+        self, flight: Flight, image: SourceImage, plan: Plan, places: Places, model: ModelId
+    ) -> None:
+        with places.one() as place:
+            outcome: Outcome | None = (
+                flight.verdict(model)
+                or self._skip(model)
+                or not_needed(model, flight.seen)
+                or plan.options.allowance.refusal(model)
+            )
+            if outcome is None:
+                attempt = self._attempt(flight, image, plan, model, place)
+                outcome = await flight.stoppable(model, attempt)
+            caller.get().charge(cost_of(outcome))
+            stored: Stored | None = None
+            if isinstance(outcome, Succeeded):
+                self._latencies[model].append(outcome.latency_ms)
+                outcome, stored = await self._keep(flight.request_id, model, outcome)
         await flight.land(model, outcome, stored)
 
+    def _appetite(self, header: Header, plan: Plan) -> Appetite:
+        models = set(plan.models)
+        if plan.policy.may_add_knockout:
+            models.add(ModelId.LOCAL_KNOCKOUT)
+        return appetite(
+            header,
+            [model for model in ModelId if model in models and not self._skip(model)],
+            at_most=self._workers.width,
+            budget_bytes=self._gate.budget.limit_bytes,
+        )
+
     async def _attempt(
-        self, flight: Flight, image: SourceImage, plan: Plan, model: ModelId
+        self, flight: Flight, image: SourceImage, plan: Plan, model: ModelId, place: Place
     ) -> Outcome:
         """One model's try; whatever goes wrong becomes a value here and nowhere else."""
         watch = Stopwatch()
         deadline = Deadline.after(self._model_timeout_s)
-        options = replace(plan.options, on_sent=partial(flight.sent, model))
+        options = replace(plan.options, on_sent=partial(flight.sent, model), place=place)
         try:
             async with asyncio.timeout(self._model_timeout_s):
                 cutout = await self._removers[model].remove(

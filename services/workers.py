@@ -7,7 +7,7 @@ a pool of fixed size cannot. Neural inference has a process of its own
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -16,19 +16,33 @@ T = TypeVar("T")
 
 
 class Workers:
-    """`pixel_threads` pictures are worked on at once."""
+    """`pixel_threads` pictures are worked on at once.
+
+    `abandoned` are the jobs that still run though whoever wanted them has been cancelled: their
+    memory is in use until they end.
+    """
 
     def __init__(self, *, pixel_threads: int) -> None:
+        self.width = pixel_threads
+        self.abandoned: set[Future[Any]] = set()
         self._pixels = ThreadPoolExecutor(pixel_threads, thread_name_prefix="pixels")
 
     async def pixels(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:  # noqa: ANN401  # passed through
-        return await _run(self._pixels, partial(work, *args, **kwargs))
+        job = self._pixels.submit(copy_context().run, partial(work, *args, **kwargs))
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if not job.done():  # one that had not begun is cancelled by now, and so done
+                self.abandoned.add(job)
+                job.add_done_callback(self.abandoned.discard)
+            raise
+
+    async def settle(self) -> None:
+        """Wait until the jobs that are abandoned by now have ended."""
+        await asyncio.gather(
+            *map(asyncio.wrap_future, tuple(self.abandoned)), return_exceptions=True
+        )
 
     def close(self) -> None:
         """Drop what waits; what runs cannot be stopped and ends by itself."""
         self._pixels.shutdown(wait=False, cancel_futures=True)
-
-
-async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(pool, copy_context().run, work)

@@ -80,12 +80,14 @@ def _walk_png(file: FileBytes) -> Header:
     spans: list[Span] = [(0, 8)]
     extras: dict[bytes, bytes] = {}
     complete = False
+    transparent = file[25] in _PNG_WITH_ALPHA
     for kind, start, stop in _png_chunks(file):
         if kind in _PNG_PIXEL_CHUNKS:
             _check_crc(file, start=start, stop=stop)
             spans.append((start, stop))
         elif kind in (b"eXIf", b"iCCP"):
             extras.setdefault(kind, file[start + 8 : stop - 4])
+        transparent = transparent or kind == b"tRNS"
         complete = kind == b"IEND"
     return Header(
         format="PNG",
@@ -98,6 +100,7 @@ def _walk_png(file: FileBytes) -> Header:
         icc=_png_profile(extras.get(b"iCCP", b"")),
         by_rows=True,
         held_bytes=width * height * _png_pixel_bytes(file) if file[28] else 0,
+        may_have_alpha=transparent,
     )
 
 
@@ -183,6 +186,7 @@ def _walk_jpeg(file: FileBytes) -> Header:
         spans=_joined(spans),
         by_rows=True,
         held_bytes=_jpeg_coefficient_bytes(frame) if progressive or scans > 1 else 0,
+        may_have_alpha=False,
     )
 
 
@@ -381,6 +385,7 @@ _PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _WEBP_PIXEL_BYTES = 9
 # colour types 0 grey, 2 RGB, 4 grey and alpha; palettes (3) become RGBA
 _PNG_CHANNELS = {0: 2, 2: 4, 4: 2}
+_PNG_WITH_ALPHA = (4, 6)
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_SEQUENTIAL = {0xC0, 0xC1}
 # APP1 and APP3 to APP13, comments; APP0 (JFIF), APP2 (ICC) and APP14 (Adobe's inks) tell colour

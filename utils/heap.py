@@ -11,6 +11,7 @@ _DONT_NEED = 4
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _MIB = 1024**2
+_WORTH_TRIMMING = 64 * _MIB
 
 
 def tame() -> bool:
@@ -42,6 +43,15 @@ def trim() -> bool:
     """Give every free page back; says whether there were any."""
     libc = _glibc()
     return libc is not None and libc.malloc_trim(ctypes.c_size_t(0)) == 1
+
+
+def trim_after(held_bytes: int) -> None:
+    """Give free pages back after work that held so much in small blocks, where it was much.
+
+    Pillow's pictures are made of 16 MiB blocks, which a heap told to `keep` blocks may not return.
+    """
+    if held_bytes >= _WORTH_TRIMMING:
+        trim()
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class Header:
 
     `by_rows` says that a row reader (`utils/rows.py`) understands the file; `held_bytes` is what
     the decoder then keeps in memory all the same, 0 where rows come out as they are read.
+    `may_have_alpha` is False where the file says that it has none.
     """
 
     format: str
@@ -54,6 +55,7 @@ class Header:
     largest_buffer: int = 0
     by_rows: bool = False
     held_bytes: int = 0
+    may_have_alpha: bool = True
 
     @property
     def pixels(self) -> int:

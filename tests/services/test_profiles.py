@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from models.inference import Architecture, Engine, Form, LocalProfile, Precision, RunPlan
-from services.profiles import Way, room_for_networks, way_for
+from services.budget import room_for_networks
+from services.profiles import Way, way_for
 
 GIB = 1 << 30
 PLAN = RunPlan(Path(), engine=Engine.AUTO)

@@ -1,15 +1,25 @@
 """The shotgun's rules: all at once, each outcome its own, and what the pixels say."""
 
 import asyncio
+import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.errors import AllModelsFailed, FailureCode, NoModelAvailable, RemoverError
-from models.images import Cutout, Flag
+from models.errors import (
+    AllModelsFailed,
+    BadPicture,
+    EmptyFile,
+    FailureCode,
+    NoModelAvailable,
+    RemoverError,
+)
+from models.images import Cutout, Flag, SourceImage
 from models.schemas import ModelId
 from services.admission import Gate
+from services.intake import inspect
 from services.records import store_cutout, visible_box
 from services.remover import RemovalOptions
 from services.shotgun import Plan, Shotgun
@@ -22,15 +32,21 @@ from utils.clock import Deadline
 pytestmark = pytest.mark.anyio
 
 
-def shotgun(folder: Path, *removers: FakeRemover, running_limit: int = 4) -> Shotgun:
+def shotgun(
+    folder: Path,
+    *removers: FakeRemover,
+    running_limit: int = 4,
+    pixel_threads: int = 2,
+    model_timeout_s: float = 30,
+) -> Shotgun:
     results = opened(folder)
     return Shotgun(
         removers={each.name: each for each in removers},
         results=results,
-        workers=Workers(pixel_threads=2),
+        workers=Workers(pixel_threads=pixel_threads),
         gate=Gate(running_limit=running_limit, queue_limit=4),
         max_pixels=10**6,
-        model_timeout_s=30,
+        model_timeout_s=model_timeout_s,
     )
 
 
@@ -85,6 +101,91 @@ async def test_the_place_in_the_house_is_held_until_the_last_model_lands(tmp_pat
     late.release()
     await asyncio.wait_for(asyncio.gather(*gun._running), timeout=10)
     assert gun._gate.running == 0
+
+
+async def test_the_memory_is_kept_until_the_pool_is_done_with_what_timed_out(
+    tmp_path: Path,
+) -> None:
+    stuck = StuckInThePool(ModelId.LOCAL_ISNET)
+    gun = shotgun(tmp_path, stuck, model_timeout_s=0.05)
+    stuck.workers = gun._workers
+    with pytest.raises(AllModelsFailed):
+        await gun.fire(picture(tmp_path), plan(ModelId.LOCAL_ISNET))
+    assert gun._gate.running == 1, "answered, but the thread still holds the picture"
+    assert gun._gate.budget.reserved_bytes > 0
+    stuck.go_on.set()
+    await asyncio.wait_for(asyncio.gather(*gun._running), timeout=10)
+    assert (gun._gate.running, gun._gate.budget.reserved_bytes) == (0, 0)
+
+
+async def test_with_one_place_a_cutout_is_stored_before_the_next_is_made(tmp_path: Path) -> None:
+    stored: list[int] = []
+    removers = [Cutting(model, tmp_path, stored) for model in list(ModelId)[:4]]
+    gun = shotgun(tmp_path, *removers, pixel_threads=1)
+    record = await gun.fire(picture(tmp_path), plan(*list(ModelId)[:4]))
+    assert {entry.status for entry in record.results} == {"succeeded"}
+    assert stored == [0, 1, 2, 3]
+
+
+class Cutting(FakeRemover):
+    """Takes its place like the real ones, and looks how many cut-outs are on the disk then."""
+
+    def __init__(self, name: ModelId, folder: Path, stored: list[int]) -> None:
+        super().__init__(name)
+        self._folder, self._stored = folder, stored
+
+    async def remove(
+        self, image: SourceImage, *, options: RemovalOptions, deadline: Deadline
+    ) -> Cutout:
+        await options.place.take()
+        self._stored.append(len(list(self._folder.rglob("*.png"))))
+        await asyncio.sleep(0.01)
+        return await super().remove(image, options=options, deadline=deadline)
+
+
+class StuckInThePool(FakeRemover):
+    """Works in the pool until it is told to go on, whatever happens to who asked."""
+
+    workers: Workers
+
+    def __init__(self, name: ModelId) -> None:
+        super().__init__(name)
+        self.go_on = threading.Event()
+
+    async def remove(
+        self, image: SourceImage, *, options: RemovalOptions, deadline: Deadline
+    ) -> Cutout:
+        await self.workers.pixels(self.go_on.wait, 20)
+        return await super().remove(image, options=options, deadline=deadline)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", artwork()[:-30]])
+async def test_a_bad_picture_takes_no_memory_with_it(tmp_path: Path, content: bytes) -> None:
+    gun = shotgun(tmp_path, FakeRemover(ModelId.LOCAL_ISNET))
+    path = tmp_path / "picture"
+    path.write_bytes(content)
+    with pytest.raises((BadPicture, EmptyFile)):
+        await gun.fire(path, plan(ModelId.LOCAL_ISNET))
+    assert (gun._gate.running, gun._gate.budget.reserved_bytes) == (0, 0)
+
+
+async def test_one_that_breaks_in_the_decoder_gives_its_memory_back(tmp_path: Path) -> None:
+    gun = shotgun(tmp_path, FakeRemover(ModelId.LOCAL_ISNET))
+    path = tmp_path / "picture"
+    path.write_bytes(with_broken_pixels(artwork()))
+    assert inspect(path).complete, "nothing is wrong with it until it is decoded"
+    with pytest.raises(BadPicture):
+        await gun.fire(path, plan(ModelId.LOCAL_ISNET))
+    assert (gun._gate.running, gun._gate.budget.reserved_bytes) == (0, 0)
+
+
+def with_broken_pixels(png: bytes) -> bytes:
+    """Its IDAT no deflate stream any more, the chunk's checksum right."""
+    at = png.index(b"IDAT")
+    size = int.from_bytes(png[at - 4 : at], "big")
+    chunk = b"IDAT" + b"\xff" * size
+    crc = zlib.crc32(chunk).to_bytes(4, "big")
+    return png[:at] + chunk + crc + png[at + 8 + size :]
 
 
 async def test_closing_stops_what_still_runs(tmp_path: Path) -> None:

@@ -31,6 +31,26 @@ async def test_a_timeout_does_not_widen_the_pool() -> None:
     assert most[0] == 1
 
 
+async def test_what_was_abandoned_is_known_until_it_ends() -> None:
+    workers = Workers(pixel_threads=1)
+    go_on = threading.Event()
+    running, pending = (asyncio.create_task(workers.pixels(go_on.wait, 10)) for _ in range(2))
+    await asyncio.sleep(0.01)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
+    assert not workers.abandoned, "it had not begun"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(workers.abandoned) == 1
+    settled = asyncio.create_task(workers.settle())
+    await asyncio.sleep(0.01)
+    assert not settled.done()
+    go_on.set()
+    await settled
+    assert not workers.abandoned
+    workers.close()
+
+
 async def test_the_request_id_follows_the_work_into_the_pool() -> None:
     workers = Workers(pixel_threads=1)
     token = logs.request_id.set("order-4711")

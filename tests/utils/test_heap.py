@@ -25,7 +25,7 @@ print(heap.tame())
 """
 
 
-def printed(script: str, *arguments: Path) -> str:
+def printed(script: str, *arguments: Path | int) -> str:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -34,6 +34,13 @@ def printed(script: str, *arguments: Path) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 def test_trimming_gives_freed_blocks_back() -> None:
     assert int(printed(FREEING)) > 80_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_after_large_work_it_is_given_back_and_after_small_work_kept() -> None:
+    after = "import sys\n" + FREEING.replace("trim()", "trim_after(int(sys.argv[1]))")
+    assert int(printed(after, 256 << 20)) > 80_000_000
+    assert int(printed(after, 1 << 20)) < 20_000_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
