@@ -110,7 +110,7 @@ def play(
             paid = _worth(learned, luck) if adaptive else tuple(fixed)
             shown = _in_order([*FREE, *paid], learned, luck)
             liking = np.log(taste) + luck.gumbel(size=len(MODELS))
-            cell.count(_ballot(shown, _picked(shown, liking, luck)), 1)
+            cell.count(_ballot(shown, _picked(shown, liking)), 1)
             cost += sum(PRICES[model] for model in paid)
             favourite = MODELS[int(np.argmax(liking[: len(FIVE)]))]
             missed += favourite not in {*FREE, *paid}
@@ -175,10 +175,12 @@ def _in_order(models: list[ModelId], learned: Fit, luck: np.random.Generator) ->
     return sorted(models, key=lambda model: -weights[model])
 
 
-def _picked(shown: list[ModelId], liking: Floats, luck: np.random.Generator) -> ModelId:
-    """The best liked of those that were looked at: a place is looked at with its weight."""
-    seen = [m for place, m in enumerate(shown) if luck.random() < LOOKED_AT[place]] or shown[:1]
-    return max(seen, key=lambda model: liking[MODELS.index(model)])
+def _picked(shown: list[ModelId], liking: Floats) -> ModelId:
+    """The best liked, where a place that is looked at less makes less of it."""
+    worth = [
+        liking[MODELS.index(model)] + np.log(LOOKED_AT[place]) for place, model in enumerate(shown)
+    ]
+    return shown[int(np.argmax(worth))]
 
 
 def _ballot(shown: list[ModelId], winner: ModelId) -> Ballot:
