@@ -160,7 +160,8 @@ def _climb(pairs: Floats, prior: _Prior, candidates: float) -> tuple[Floats, Flo
         logs = logs + step * min(1.0, _LONGEST_STEP / max(np.abs(step).max(), _STILL))
         if np.abs(step).max() < _STILL:
             break
-    doubt: Floats = np.linalg.inv(seen / max(1.0, candidates / 2) + np.diag(curve))
+    information = seen / max(1.0, candidates / 2) + np.diag(curve)
+    doubt = np.linalg.inv(information).astype(np.float64)
     return logs, _errors(doubt[:side, :side], np.diag(seen)[:side])
 
 
