@@ -252,3 +252,29 @@ def test_a_folder_that_cannot_be_written_loses_no_pick(tmp_path: Path, on_failur
     assert line["request_id"] == request_id
     assert line.get("reason") == ("crisp" if on_failure == "log" else None)
     assert len(heard.lines) == (on_failure == "log")
+
+
+def test_a_pick_is_for_whom_the_shot_belongs_to(tmp_path: Path) -> None:
+    keys = {name: f"a-long-key-of-the-{name}" for name in ("shop", "till")}
+    shop, till = ({"Authorization": f"Bearer {key}"} for key in keys.values())
+    pairs = ",".join(f"{name}:{key}" for name, key in keys.items())
+    with serving(tmp_path, stand_ins=stand_ins(), api_keys=pairs) as server:
+        token = server.client.post("/sessions", headers=shop).json()["token"]
+        browser = {"Authorization": f"Bearer {token}"}
+        files = {"image": ("a.png", artwork())}
+        record = server.client.post(
+            "/remove-background", files=files, data={"models": ASKED}, headers=browser
+        ).json()
+        body = {"request_id": record["request_id"], "model": "local-isnet"}
+        post = server.client.post
+        problem(post("/preferences", json=body), 401, "missing_key")
+        problem(post("/preferences", json=body, headers=till), 404, "result_not_found")
+        assert post("/preferences", json=body, headers=browser).status_code == 201
+        assert post("/preferences", json=body, headers=shop).status_code == 200
+        problem(server.client.get("/preferences/export", headers=browser), 403, "not_allowed")
+        path = f"/preferences/{record['request_id']}"
+        problem(server.client.delete(path, headers=till), 404, "result_not_found")
+        assert server.client.get("/preferences/export", headers=till).text == ""
+        (line,) = server.client.get("/preferences/export", headers=shop).text.splitlines()
+        assert json.loads(line)["key_id"] == "shop"
+        assert server.client.delete(path, headers=shop).status_code == 204
