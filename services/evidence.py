@@ -64,9 +64,9 @@ def _reduced(picture: Image.Image) -> Pixels:
     return np.asarray(picture.resize(size, Image.Resampling.BOX))
 
 
-def overlaps_of(masks: Masks) -> Table:
-    """IoU at alpha 128 of every pair; two that hold nothing agree."""
-    solids = masks >= SOLID  # counted, not multiplied: BLAS would start threads of its own
+def overlaps_of(solids: Solids) -> Table:
+    """IoU of every pair of (candidates, height, width) bool; two that hold nothing agree."""
+    # counted, not multiplied: BLAS would start threads of its own
     shared = np.array([[np.count_nonzero(one & other) for other in solids] for one in solids])
     areas = np.diag(shared)
     joined = areas[:, None] + areas[None, :] - shared

@@ -21,7 +21,6 @@ from models.errors import (
     IdempotencyMismatch,
     IdempotencyUnavailable,
     ResultNotFound,
-    ServiceError,
 )
 from models.outcomes import SkipReason
 from models.schemas import IdempotencyInfo, ResultEntry, ShotRecord
@@ -188,7 +187,7 @@ class _Hold:
         keep = True
         try:
             yield
-        except ServiceError:
+        except BaseException:  # a problem, or a client that has left: free work ended with it
             keep = await self._paid_model_was_asked()
             raise
         finally:

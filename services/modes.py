@@ -6,17 +6,16 @@ Nothing here waits, asks or stores; services/shotgun.py carries out what is deci
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import combinations
 from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from models.images import Flag, Pixels, SourceImage
 from models.schemas import Mode, ModelId, ResultEntry
 from services.catalogue import PAID
+from services.evidence import SOLID, overlaps_of, small_alpha
 
 Mask: TypeAlias = NDArray[np.bool_]
 
@@ -29,8 +28,6 @@ FREE_SHARE = 0.5
 """Of the time to the deadline: free models that have not landed by then count as failed, so that
 the paid ones still have the other half, which is more than the slower provider usually takes."""
 
-_SIDE = 512
-_SUBJECT_FROM = 128
 _UNACCEPTABLE = frozenset({Flag.EMPTY, Flag.FULL_FRAME})
 _PLAIN_SHARE = 0.9  # of the border; artwork may touch it here and there
 _PLAIN_WITHIN = 8  # levels per channel: what JPEG does to one colour
@@ -82,9 +79,7 @@ def suffices(policy: Policy, entries: Iterable[ResultEntry]) -> bool:
 
 def mask_of(alpha: Pixels) -> Mask:
     """Where the subject is: alpha of at least 128, at no more than 512 pixels a side."""
-    small = Image.fromarray(alpha)
-    small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    return np.asarray(small) >= _SUBJECT_FROM
+    return small_alpha(alpha) >= SOLID
 
 
 def agreement(masks: Sequence[Mask]) -> float:
@@ -95,7 +90,7 @@ def agreement(masks: Sequence[Mask]) -> float:
     """
     if len(masks) < 2:
         raise ValueError("Agreement takes two masks.")
-    return min(_iou(one, other) for one, other in combinations(masks, 2))
+    return float(overlaps_of(np.stack(masks)).min())
 
 
 def cheapest_first(models: Iterable[ModelId], policy: Policy) -> tuple[ModelId, ...]:
@@ -143,8 +138,3 @@ def split(models: Iterable[ModelId]) -> tuple[list[ModelId], list[ModelId]]:
     """Those that are free, and those that cost money."""
     models = list(models)
     return [each for each in models if each not in PAID], [each for each in models if each in PAID]
-
-
-def _iou(one: Mask, other: Mask) -> float:
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 1.0

@@ -175,7 +175,7 @@ def judge(shot: Candidates, *, priors: Mapping[ModelId, float] = DEFAULT_PRIORS)
         _prior(model, priors, known, plain=ground is not None)
         for model, known in zip(models, flags, strict=True)
     ]
-    overlaps = overlaps_of(masks)
+    overlaps = overlaps_of(masks >= SOLID)
     votes = _votes(overlaps, np.array(prior), flags)
     evidence = _evidence(shot.picture, masks, overlaps, votes, ground=ground, prior=prior)
     damage = _damage(masks, votes)

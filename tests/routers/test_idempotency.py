@@ -44,6 +44,16 @@ class Counted(FakeRemover):
         return await super().remove(image, options=options, deadline=deadline)
 
 
+class Sent(Counted):
+    """Like a provider: once asked it costs money."""
+
+    async def remove(
+        self, image: SourceImage, *, options: RemovalOptions, deadline: Deadline
+    ) -> Cutout:
+        options.on_sent()
+        return await super().remove(image, options=options, deadline=deadline)
+
+
 class KeyIdFromHeader:
     """In the place of authentication: the caller says whose key it is."""
 
@@ -269,28 +279,48 @@ def test_of_two_first_requests_at_once_exactly_one_runs(tmp_path: Path) -> None:
 
 
 def test_a_client_that_left_finds_its_shot_by_its_key(tmp_path: Path) -> None:
-    held = Counted(ISNET, held=True)
-    with shop(tmp_path, held) as server:
-        client = begun(server, "order-1")
-        assert held.asked.wait(20)
+    sent = Sent(ModelId.KIE_RECRAFT, held=True)
+    with shop(tmp_path, sent) as server:
+        client = begun(server, "order-1", models="kie-recraft")
+        assert sent.asked.wait(20)
         client.close()
-        response = shoot(server, "order-1")
-        assert response.status_code == 409 or is_replay(response)
-        held.release()
-        while (response := shoot(server, "order-1")).status_code == 409:
+        sent.release()
+        while (response := shoot(server, "order-1", models="kie-recraft")).status_code == 409:
             time.sleep(0.01)
     assert is_replay(response)
     assert len(response.json()["results"]) == 1
-    assert held.calls == 1
+    assert sent.calls == 1
 
 
-def begun(server: Server, key: str) -> HTTPConnection:
+def test_free_work_that_ended_with_its_client_is_done_again(tmp_path: Path) -> None:
+    held = Counted(ISNET, held=True)
+    with shop(tmp_path, held) as server, ThreadPoolExecutor(1) as pool:
+        client = begun(server, "order-2")
+        assert held.asked.wait(20)
+        client.close()
+        held.asked.clear()
+        retry = pool.submit(patiently, server, "order-2")
+        assert held.asked.wait(20)
+        held.release()
+        response = retry.result()
+    assert not is_replay(response)
+    assert response.json()["results"][0]["status"] == "succeeded"
+    assert held.calls == 2
+
+
+def patiently(server: Server, key: str) -> httpx.Response:
+    while (response := shoot(server, key)).status_code == 409:
+        time.sleep(0.01)
+    return response
+
+
+def begun(server: Server, key: str, *, models: str = "local-isnet") -> HTTPConnection:
     """A request that has been sent; nobody reads its answer yet."""
     request = httpx.Request(
         "POST",
         f"{server.url}/remove-background",
         files={"image": PICTURE},
-        data={"models": "local-isnet"},
+        data={"models": models},
         headers={"Idempotency-Key": key},
     )
     connection = HTTPConnection(request.url.host, request.url.port)

@@ -5,6 +5,7 @@ import pytest
 
 from models.images import Pixels, SourceImage
 from services.evidence import (
+    SOLID,
     edge_distances,
     edge_pixels,
     like_colours,
@@ -48,7 +49,7 @@ def test_overlap_is_iou_at_half_alpha() -> None:
     masks[0, :2] = 128
     masks[1, 1:3] = 255
     masks[2, :2] = 127  # not kept
-    table = overlaps_of(masks)
+    table = overlaps_of(masks >= SOLID)
     assert table[0, 1] == pytest.approx(4 / 12)
     assert table[0, 2] == 0
     assert np.diag(table) == pytest.approx(1)
