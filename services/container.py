@@ -222,6 +222,7 @@ async def open_services(
             max_pixels=round(settings.inputs.max_megapixels * 1e6),
             model_timeout_s=work.model_timeout_s,
             budgets=providers.money.budgets,
+            taste=preferences,
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))

@@ -8,14 +8,14 @@ on and land in the stored record.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import Any, Protocol
 
 from models.errors import (
     CircuitOpen,
@@ -84,6 +84,18 @@ class Plan:
     when_complete: Callable[[ShotRecord], None] | None = None
 
 
+class Taste(Protocol):
+    """What customers' picks have taught."""
+
+    def strengths(self, kind: str | None) -> Mapping[ModelId, float]:
+        """What each model's word is worth for such pictures, 0 to 1."""
+
+    def worth_asking(
+        self, kind: str | None, *, free: Iterable[ModelId], paid: Iterable[ModelId]
+    ) -> tuple[ModelId, ...]:
+        """The paid models worth their price for such a picture, the best first."""
+
+
 class Shotgun:
     """Fans out, collects outcomes, keeps what lands."""
 
@@ -97,8 +109,10 @@ class Shotgun:
         max_pixels: int,
         model_timeout_s: float,
         budgets: Budgets | None = None,
+        taste: Taste | None = None,
     ) -> None:
         self._budgets = budgets
+        self._taste = taste
         self._removers = removers
         self._results = results
         self._workers = workers
@@ -148,7 +162,7 @@ class Shotgun:
                 image,
                 plan.models,
                 self._results,
-                standings=Standings(image, self._workers),
+                standings=self._standings(image, seen),
                 prints=plan.prints,
                 seen=seen,
             )
@@ -257,6 +271,29 @@ class Shotgun:
         else:
             await seat.aclose()
 
+    def _standings(self, image: SourceImage, seen: Triage | None) -> Standings:
+        """With what customers' picks say of each model for such a picture."""
+        if self._taste is None:
+            return Standings(image, self._workers)
+        priors = self._taste.strengths(None if seen is None else seen.kind)
+        return Standings(image, self._workers, priors=priors)
+
+    async def _worth_asking(
+        self, flight: Flight, plan: Plan, paid: tuple[ModelId, ...]
+    ) -> tuple[ModelId, ...]:
+        """Those of the `paid` that are worth their price by the picks; the others land skipped."""
+        if self._taste is None:
+            return paid
+        kind = None if flight.seen is None else flight.seen.kind
+        free, _ = modes.split(plan.models)
+        worth = self._taste.worth_asking(kind, free=free, paid=paid)
+        refused = Skipped(
+            SkipReason.NOT_NEEDED, "By customers' picks it is not worth its price here."
+        )
+        left = [model for model in paid if model not in worth]
+        await asyncio.gather(*(flight.land(model, refused, None) for model in left))
+        return worth
+
     async def _cascade(
         self,
         flight: Flight,
@@ -272,6 +309,7 @@ class Shotgun:
         absent = [model for model in waiting if self._skip(model)]
         await asyncio.gather(*map(run, absent))
         waiting = tuple(model for model in waiting if model not in absent)
+        waiting = await self._worth_asking(flight, plan, waiting)
         while waiting:
             verdict = modes.next_paid(waiting, flight.opinions())
             if not verdict.ask:

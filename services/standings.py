@@ -6,11 +6,12 @@ no thread in time, is logged and leaves the record without it.
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from models.images import Flag, Pixels, SourceImage
 from models.schemas import ModelId, ResultEntry, ShotRecord
 from services.evidence import small_picture
-from services.ranking import UNRANKED, Candidates, Verdict, rank
+from services.ranking import DEFAULT_PRIORS, UNRANKED, Candidates, Verdict, rank
 from services.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -19,9 +20,16 @@ _log = logging.getLogger(__name__)
 class Standings:
     """A shot's candidates as they land."""
 
-    def __init__(self, image: SourceImage, workers: Workers) -> None:
+    def __init__(
+        self,
+        image: SourceImage,
+        workers: Workers,
+        *,
+        priors: Mapping[ModelId, float] = DEFAULT_PRIORS,
+    ) -> None:
         self._image = image
         self._workers = workers
+        self._priors = priors
         self._picture: Pixels | None = None
         self._masks: dict[ModelId, Pixels] = {}
         self._flags: dict[ModelId, frozenset[Flag]] = {}
@@ -64,7 +72,7 @@ class Standings:
     ) -> Verdict:
         if self._picture is None:
             self._picture = small_picture(self._image)
-        return rank(Candidates(self._picture, masks, flags))
+        return rank(Candidates(self._picture, masks, flags), priors=self._priors)
 
     def _placed(self, entry: ResultEntry) -> ResultEntry:
         place = self._verdict.places.get(entry.model)

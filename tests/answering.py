@@ -14,7 +14,7 @@ from models.images import Cutout, SourceImage
 from models.schemas import ModelId
 from services.admission import Gate
 from services.remover import BackgroundRemover, RemovalOptions
-from services.shotgun import Shotgun
+from services.shotgun import Shotgun, Taste
 from services.workers import Workers
 from tests.conftest import Server
 from tests.fakes import FakeRemover
@@ -54,7 +54,7 @@ class Cutter(FakeRemover):
         return replace(cutout, alpha=alpha)
 
 
-def shotgun(folder: Path, *removers: BackgroundRemover) -> Shotgun:
+def shotgun(folder: Path, *removers: BackgroundRemover, taste: Taste | None = None) -> Shotgun:
     """A shotgun of these models alone, its results under `folder`."""
     results = opened(folder)
     return Shotgun(
@@ -64,6 +64,7 @@ def shotgun(folder: Path, *removers: BackgroundRemover) -> Shotgun:
         gate=Gate(running_limit=4, queue_limit=4),
         max_pixels=10**6,
         model_timeout_s=30,
+        taste=taste,
     )
 
 

@@ -1,6 +1,7 @@
 """What `fast` and `cascade` decide, as pure functions, and that shots are fired accordingly."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from models.schemas import Mode, ModelId, ResultEntry, ShotRecord
 from services import modes
 from services.modes import Opinion, Policy, agreement, mask_of, next_paid, suffices
 from services.remover import RemovalOptions
-from services.shotgun import Plan
+from services.shotgun import Plan, Taste
 from tests.answering import (
     BIREFNET,
     ISNET,
@@ -138,11 +139,13 @@ def plan(policy: Policy, *removers: FakeRemover, deadline_s: float = 20) -> Plan
     return Plan(models, RemovalOptions(), Deadline.after(deadline_s), policy=policy)
 
 
-async def fire(folder: Path, policy: Policy, *removers: FakeRemover) -> dict[str, Any]:
+async def fire(
+    folder: Path, policy: Policy, *removers: FakeRemover, taste: Taste | None = None
+) -> dict[str, Any]:
     """The record of a shot at exactly those models, when it is complete."""
     picture = folder / "picture"
     picture.write_bytes(PICTURE)
-    gun = shotgun(folder, *removers)
+    gun = shotgun(folder, *removers, taste=taste)
     record = await gun.fire(picture, plan(policy, *removers))
     await asyncio.gather(*gun._running)
     return (await gun._results.record(record.request_id)).model_dump(mode="json", exclude_none=True)
@@ -239,6 +242,38 @@ async def test_a_cascade_whose_free_models_disagree_asks_every_paid_one(tmp_path
     other = Cutter(BIREFNET, share=0.25)
     record = await fire(tmp_path, CASCADE, Cutter(ISNET), other, *paid())
     assert set(outcomes(record).values()) == {"succeeded"}
+
+
+class KnownTaste:
+    """Customers who take ISNet's and RMBG's cut-outs alone."""
+
+    def strengths(self, kind: str | None) -> Mapping[ModelId, float]:
+        return {ISNET: 1.0, BIREFNET: 0.05, RMBG: 1.0, KIE: 0.05}
+
+    def worth_asking(
+        self, kind: str | None, *, free: Iterable[ModelId], paid: Iterable[ModelId]
+    ) -> tuple[ModelId, ...]:
+        assert set(free) == {ISNET, BIREFNET}
+        return tuple(model for model in paid if model is RMBG)
+
+
+async def test_a_cascade_asks_only_paid_models_that_picks_say_are_worth_it(tmp_path: Path) -> None:
+    free = [Cutter(ISNET, share=0.3), Cutter(BIREFNET, share=0.6)]
+    asked, left_out = Cutter(RMBG), Cutter(KIE)
+    record = await fire(tmp_path, CASCADE, *free, asked, left_out, taste=KnownTaste())
+    landed = outcomes(record)
+    assert (landed[RMBG], landed[KIE]) == ("succeeded", "not_needed")
+    assert not left_out.asked.is_set()
+
+
+async def test_the_recommended_is_whom_customers_pick_where_the_masks_say_as_much(
+    tmp_path: Path,
+) -> None:
+    free = [Cutter(ISNET, share=0.5), Cutter(BIREFNET, share=0.5)]
+    record = await fire(tmp_path, Policy(), *free, taste=KnownTaste())
+    assert record["recommended"] == ISNET
+    record = await fire(tmp_path, Policy(), *free)
+    assert record["recommended"] == BIREFNET  # the fixed order
 
 
 async def test_a_cascade_whose_free_models_fail_asks_every_paid_one(tmp_path: Path) -> None:
