@@ -343,7 +343,7 @@ class Upscaler:
             watch = Stopwatch()
             return encode(strip, window), watch.ms()
 
-        encoded, ms = await self._workers.pixels(work)
+        encoded, ms = await self._workers.strips(work)
         self.pace.note(len(strip.rows) * strip.resizing.width, ms)
         return encoded
 
@@ -355,7 +355,7 @@ class Upscaler:
 
     async def _to_end(self, work: Callable[..., T], *args: Any) -> T:  # noqa: ANN401  # passed through
         """A job that is waited for even when nobody wants it: its files must not go before it."""
-        job = asyncio.ensure_future(self._workers.pixels(work, *args))
+        job = asyncio.ensure_future(self._workers.strips(work, *args))
         try:
             return await asyncio.shield(job)
         except asyncio.CancelledError:

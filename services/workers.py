@@ -1,4 +1,7 @@
-"""The only pool for work on pixels: its width is the CPU limit.
+"""The pools for work on pixels: one for shots and one for the strips of enlargements.
+
+Each is as wide as the CPU limit. With one for both, a shot's few milliseconds would wait behind
+every strip that is queued already; with two, the system shares the cores out among them.
 
 A time-out does not stop a thread, so a semaphore would let stopped waits pile up running work;
 a pool of fixed size cannot. Neural inference has a process of its own
@@ -16,7 +19,7 @@ T = TypeVar("T")
 
 
 class Workers:
-    """`pixel_threads` pictures are worked on at once.
+    """`pixel_threads` pictures are worked on at once, and as many strips of enlargements.
 
     `abandoned` are the jobs that still run though whoever wanted them has been cancelled: their
     memory is in use until they end.
@@ -26,9 +29,17 @@ class Workers:
         self.width = pixel_threads
         self.abandoned: set[Future[Any]] = set()
         self._pixels = ThreadPoolExecutor(pixel_threads, thread_name_prefix="pixels")
+        self._strips = ThreadPoolExecutor(pixel_threads, thread_name_prefix="strips")
 
     async def pixels(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:  # noqa: ANN401  # passed through
-        job = self._pixels.submit(copy_context().run, partial(work, *args, **kwargs))
+        return await self._run(self._pixels, partial(work, *args, **kwargs))
+
+    async def strips(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:  # noqa: ANN401  # passed through
+        """The same for a part of an enlargement."""
+        return await self._run(self._strips, partial(work, *args, **kwargs))
+
+    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        job = pool.submit(copy_context().run, work)
         try:
             return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
@@ -45,4 +56,5 @@ class Workers:
 
     def close(self) -> None:
         """Drop what waits; what runs cannot be stopped and ends by itself."""
-        self._pixels.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pixels, self._strips):
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -57,3 +57,15 @@ async def test_the_request_id_follows_the_work_into_the_pool() -> None:
     assert await workers.pixels(logs.request_id.get) == "order-4711"
     logs.request_id.reset(token)
     workers.close()
+
+
+async def test_work_for_a_shot_does_not_wait_behind_the_strips_of_an_enlargement() -> None:
+    workers = Workers(pixel_threads=1)
+    go_on = threading.Event()
+    strips = [asyncio.create_task(workers.strips(go_on.wait, 10)) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert await workers.pixels(lambda: "done") == "done"
+    assert not any(each.done() for each in strips)
+    go_on.set()
+    assert await asyncio.gather(*strips) == [True] * 5
+    workers.close()
