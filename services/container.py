@@ -264,17 +264,17 @@ def _providers(
         settings.providers,
         workers=workers,
         temp_dir=uploads,
-        data_dir=_data_dir(settings),
+        data_dir=_data_dir(settings.storage),
     )
 
 
 def _access(settings: Settings) -> Access:
     """The door; where keys are wanted, their tokens survive a restart. Blocks."""
-    asked, storage = settings.access, settings.storage
+    asked = settings.access
     if asked.signing_secret is not None:
         secret = asked.signing_secret.get_secret_value().encode()
     elif asked.api_keys:
-        secret = kept_secret((storage.data_dir or storage.temp_dir / "data") / "signing.key")
+        secret = kept_secret(_data_dir(settings.storage) / "signing.key")
     else:
         secret = secrets.token_bytes()
     return open_access(
@@ -290,7 +290,7 @@ async def _idempotency(
     storage: StorageSettings, results: ResultStore
 ) -> AsyncIterator[Idempotency]:
     """Without its database the service is there for requests that name no key."""
-    claims = Claims(storage.data_dir or storage.temp_dir / "data")
+    claims = Claims(_data_dir(storage))
     with suppress(IdempotencyUnavailable):
         await claims.open()
     ttl = timedelta(hours=storage.result_ttl_h)
@@ -389,16 +389,16 @@ def _in_order(
     return {entry.id: present[entry.id] for entry in CATALOGUE}
 
 
-def _data_dir(settings: Settings) -> Path:
+def _data_dir(storage: StorageSettings) -> Path:
     """Where lives what must outlive this process and its box."""
-    return settings.storage.data_dir or settings.storage.temp_dir / "data"
+    return storage.data_dir or storage.temp_dir / "data"
 
 
 def _open_results(settings: Settings) -> ResultStore:
     storage = settings.storage
     store = ResultStore(
         storage.temp_dir / "results",
-        records=_data_dir(settings) / "records",
+        records=_data_dir(settings.storage) / "records",
         record_ttl=timedelta(days=storage.record_ttl_days),
         ttl=timedelta(hours=storage.result_ttl_h),
         quota_bytes=storage.result_quota_mb * MIB,
@@ -413,7 +413,7 @@ def _preferences(
 ) -> AbstractAsyncContextManager[Preferences]:
     picks, storage = settings.picks, settings.storage
     journal = Journal(
-        _data_dir(settings) / "picks",
+        _data_dir(settings.storage) / "picks",
         fsync=picks.picks_fsync,
         rotate_bytes=picks.picks_rotate_mb * MIB,
     )
