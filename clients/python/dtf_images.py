@@ -356,22 +356,13 @@ class DtfImages:
         told = {"shown": shown, "reason": reason, "metadata": metadata}
         said = {name: value for name, value in told.items() if value is not None}
         body = {"request_id": request_id, "model": model, **said}
-
-        def once(silence_s: float) -> Pick:
-            with self._open("POST", "/preferences", silence_s, json=body) as response:
-                return _read(Pick, _json(response))
-
-        return self._repeated(once)
+        return self._call("POST", "/preferences", lambda it: _read(Pick, _json(it)), json=body)
 
     def delete(self, request_id: str) -> None:
         """Forget the shot, its pictures and its picks; what is not there is no error."""
 
-        def once(silence_s: float) -> None:
-            with self._open("DELETE", _path(request_id), silence_s):
-                pass
-
         try:
-            self._repeated(once)
+            self._call("DELETE", _path(request_id), httpx.Response.read)
         except DtfImagesError as error:
             if error.code != "result_not_found":
                 raise
@@ -390,16 +381,26 @@ class DtfImages:
     def _look(self, request_id: str) -> tuple[Record, float]:
         """The record, and the seconds after which to look again."""
 
-        def once(silence_s: float) -> tuple[Record, float]:
-            with self._open("GET", _path(request_id), silence_s) as response:
-                return _read(Record, _json(response)), _retry_after_s(response) or _POLL_S
+        def seen(response: httpx.Response) -> tuple[Record, float]:
+            return _read(Record, _json(response)), _retry_after_s(response) or _POLL_S
 
-        return self._repeated(once)
+        return self._call("GET", _path(request_id), seen)
 
     def _fetch(self, link: str, to: Path, *, sha256: str | None = None) -> Saved:
-        def once(silence_s: float) -> Saved:
-            with self._open("GET", link, silence_s) as response:
-                return _save(response, to, sha256=sha256)
+        return self._call("GET", link, lambda it: _save(it, to, sha256=sha256))
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[httpx.Response], T],
+        **sent: Any,  # noqa: ANN401  # httpx's
+    ) -> T:
+        """What `read` makes of the answer, however many tries it takes."""
+
+        def once(silence_s: float) -> T:
+            with self._open(method, path, silence_s, **sent) as response:
+                return read(response)
 
         return self._repeated(once)
 
