@@ -360,7 +360,6 @@ class DtfImages:
 
     def delete(self, request_id: str) -> None:
         """Forget the shot, its pictures and its picks; what is not there is no error."""
-
         try:
             self._call("DELETE", _path(request_id), httpx.Response.read)
         except DtfImagesError as error:
