@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.inference import BirefnetSize, Engine, LocalProfile, Precision
+from models.schemas import Mode, ModelId
 
 MIB = 1024 * 1024
 
@@ -366,6 +367,21 @@ class WebhookSettings(Group):
     )
 
 
+class RemovebgSettings(Group):
+    """The route for clients of remove.bg (docs/REMOVEBG.md)."""
+
+    removebg_models: Annotated[frozenset[ModelId], NoDecode, BeforeValidator(_comma_list)] = Field(
+        frozenset(),
+        description="Models that POST /v1.0/removebg asks, separated by commas. Empty: the default "
+        "five.",
+    )
+    removebg_mode: Mode = Field(
+        Mode.CASCADE,
+        description="How it asks them: `cascade` (paid ones only where the free ones disagree or "
+        "fail), `fast` (the first acceptable cut-out) or `all`.",
+    )
+
+
 class LocalSettings(Group):
     """Models on this machine."""
 
@@ -457,6 +473,7 @@ class Settings(BaseModel):
     inputs: InputSettings
     storage: StorageSettings
     webhooks: WebhookSettings
+    removebg: RemovebgSettings
     local: LocalSettings
     picks: PickSettings
 
@@ -468,6 +485,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "inputs": InputSettings,
     "storage": StorageSettings,
     "webhooks": WebhookSettings,
+    "removebg": RemovebgSettings,
     "local": LocalSettings,
     "picks": PickSettings,
 }

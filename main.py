@@ -16,6 +16,7 @@ from routers import (
     pipeline,
     preferences,
     problems,
+    removebg,
     results,
     sessions,
     upscale,
@@ -61,6 +62,7 @@ def create_app(
     problems.install(app)
     for module in (health, background, upscale, pipeline, results, sessions, costs, preferences):
         app.include_router(module.router)
+    app.include_router(removebg.router)
     documentation.install(app)
     return app
 

@@ -3,11 +3,12 @@
 ServiceError                    the request as a whole cannot be answered
 ├── BadRequest                  the caller can mend it by asking differently
 │   ├── MissingSource · MultipleSources · EmptyFile · ImageUrlRefused
+│   ├── MultipleBackgrounds · RegionOutside · RegionEmpty · UnsupportedParameter
 │   └── InvalidParameter
 ├── BadPicture                  the bytes arrived, but they are not a picture we can work on
 │   ├── UnsupportedMediaType · UnreadableImage · ImageTruncated · TooManyPixels
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
-│   └── ImageDownloadFailed
+│   └── ImageDownloadFailed · UnknownForeground
 ├── AccessRefused               who asks is not known, or may not do this
 │   ├── MissingKey · InvalidKey
 │   └── NotAllowed · SessionExhausted
@@ -72,6 +73,18 @@ class ImageUrlRefused(BadRequest): ...
 class InvalidParameter(BadRequest): ...
 
 
+class MultipleBackgrounds(BadRequest): ...
+
+
+class RegionOutside(BadRequest): ...
+
+
+class RegionEmpty(BadRequest): ...
+
+
+class UnsupportedParameter(BadRequest): ...
+
+
 class BadPicture(ServiceError): ...
 
 
@@ -97,6 +110,9 @@ class SideTooLong(BadPicture): ...
 
 
 class ImageDownloadFailed(BadPicture): ...
+
+
+class UnknownForeground(BadPicture): ...
 
 
 class AccessRefused(ServiceError): ...

@@ -10,7 +10,15 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from models import errors
-from models.schemas import Mode, ModelId, Output, RemovalParameters, ShotRecord, SizeParameters
+from models.schemas import (
+    Mode,
+    ModelId,
+    Output,
+    RemovalParameters,
+    ResultEntry,
+    ShotRecord,
+    SizeParameters,
+)
 from routers.answers import RESPONSES, Shooting, wish_of
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_submission
@@ -139,12 +147,18 @@ def _callback(url: str | None, services: Services) -> Callable[[ShotRecord], Non
 
 
 async def _one_png(record: ShotRecord, services: Services) -> Response:
+    entry = one_entry(record)
+    picture = await services.results.picture(record.request_id, entry.model)
+    response = png_response(picture)
+    response.headers["X-Model"] = entry.model
+    response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
+    return response
+
+
+def one_entry(record: ShotRecord) -> ResultEntry:
+    """The entry of the recommended cut-out; raises NoModelAvailable or DeadlineExceeded."""
     if (entry := recommended_entry(record)) is not None:
-        picture = await services.results.picture(record.request_id, entry.model)
-        response = png_response(picture)
-        response.headers["X-Model"] = entry.model
-        response.headers["X-Cost-USD"] = f"{record.cost_usd:.6f}"
-        return response
+        return entry
     if all(each.status == "skipped" for each in record.results):
         details = " ".join(each.detail for each in record.results if each.detail)
         raise errors.NoModelAvailable(f"No model was asked. {details}")

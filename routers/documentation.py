@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from models import errors
 from models.schemas import Problem
+from routers import removebg_problems
 from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST
 from routers.embedded import BASE64_FIELD
-from routers.problems import responses
+from routers.problems import TABLE, responses
 from routers.uploads import URL_FIELD
 
 _REF = "#/components/schemas/{model}"
@@ -39,6 +40,7 @@ _SCHEMES = {
         "description": "Part of the links in a record; opens that one result.",
     },
 }
+_EXTRA_SCHEMAS: dict[str, type[BaseModel]] = {"Problem": Problem}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The picture's bytes."}
 
 
@@ -59,6 +61,20 @@ def describes_submission(parameters: type[BaseModel]) -> dict[str, Any]:
             },
         },
     }
+
+
+def describes_removebg(parameters: type[BaseModel], *answers: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of remove.bg's route: its three kinds of body, and its answers' schemas."""
+    _EXTRA_SCHEMAS.update({answer.__name__: answer for answer in answers})
+    fields = {URL_FIELD: _URL, "image_file_b64": _BASE64, **_properties(parameters)}
+    files = {"image_file": _BINARY, "bg_image_file": _BINARY | {"description": "What is behind."}}
+    typed = {"schema": _body(fields)}
+    content = {
+        "multipart/form-data": {"schema": _body(files | fields)},
+        "application/json": typed,
+        "application/x-www-form-urlencoded": typed,
+    }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def describes_json(parameters: type[BaseModel]) -> dict[str, Any]:
@@ -89,7 +105,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
         license_info=app.license_info,
     )
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
-    schemas["Problem"] = Problem.model_json_schema(ref_template=_REF)
+    for name, model in _EXTRA_SCHEMAS.items():
+        schema = model.model_json_schema(ref_template=_REF)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     made["components"]["securitySchemes"] = _SCHEMES
@@ -107,7 +126,10 @@ def _add_access(operation: dict[str, Any], address: str, method: str) -> None:
     by_link = method == "get" and address.startswith("/results/{request_id}")
     operation["security"] = [{name: []} for name in _SCHEMES if by_link or name != _BY_LINK]
     used_up = [errors.SessionExhausted] if address in SESSIONS_MAY_POST else []
-    refusals = responses(errors.MissingKey, errors.InvalidKey, errors.NotAllowed, *used_up)
+    kinds = (errors.MissingKey, errors.InvalidKey, errors.NotAllowed, *used_up)
+    refusals = responses(*kinds)
+    if address.startswith(removebg_problems.PREFIX):
+        refusals = removebg_problems.responses_there(TABLE[each] for each in kinds)
     for status, refusal in refusals.items():
         operation["responses"].setdefault(str(status), refusal)
 

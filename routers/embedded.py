@@ -1,28 +1,52 @@
-"""A JSON body with a picture inside, taken apart on the disk: neither is ever whole in memory."""
+"""A body with a picture as base64 inside, taken apart on the disk: neither is ever whole in memory.
+
+JSON, a form, or the text alone.
+"""
 
 import base64
 import binascii
 import json
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import parse_qsl, unquote_to_bytes
 
-from models.errors import InvalidParameter
-from routers.multipart import Body, too_large
+from models.errors import FileTooLarge, InvalidParameter
+from routers.multipart import MAX_FIELD_BYTES, Body, too_large
 
 BASE64_FIELD = "image_base64"
 
-_KEY = re.compile(rb'"image_base64"\s*:\s*"')
 _PIECE_BYTES = 1 << 22
-_LONGEST_ESCAPE = 6  # a backslash, u and four digits
 _MAX_DOCUMENT_BYTES = 1 << 20  # without its picture
 _MAX_PREFIX_BYTES = 256  # data:image/png;base64,
+_DATA = re.compile(rb"data(:|%3a)", re.IGNORECASE)
+_PREFIX = re.compile(rb"data.*?(,|%2c)", re.IGNORECASE)
 
 
-def take_apart(spool: Path, target: Path, *, max_file_bytes: int) -> Body:
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """How a text is escaped where it stands: what begins an escape, how long one is at most."""
+
+    escape: bytes
+    longest: int
+    plain: Callable[[bytes], str]
+
+
+_LONGEST_IN_JSON = 6  # a backslash, u and four digits
+_IN_JSON = _Writing(b"\\", _LONGEST_IN_JSON, lambda piece: str(json.loads(b'"' + piece + b'"')))
+# A + stays one: encoders write %2B, and for those that forget it base64 has no use for a blank.
+_IN_FORM = _Writing(b"%", 3, lambda piece: unquote_to_bytes(piece).decode("ascii"))
+_ALONE = _Writing(b"", 0, lambda piece: piece.decode("ascii"))
+
+
+def take_apart(
+    spool: Path, target: Path, *, max_file_bytes: int, field: str = BASE64_FIELD
+) -> Body:
     """The document in `spool`, its picture decoded into `target`. Blocks; call it in the pool.
 
     Raises InvalidParameter or FileTooLarge.
@@ -30,23 +54,77 @@ def take_apart(spool: Path, target: Path, *, max_file_bytes: int) -> Body:
     if spool.stat().st_size == 0:
         raise _no_json()
     with spool.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        span = _picture_span(text)
+        span = _picture_span(text, field)
         document = _document(text, span)
-        encoded = document.pop(BASE64_FIELD, None)
+        encoded = document.pop(field, None)
         if encoded is None:
             return Body(document, [])
-        if not isinstance(encoded, str):
-            raise _bad("must be a string.")
-        with target.open("wb") as out:
-            _decode(_pieces(text, *span), out, max_file_bytes)
+        with _named(field):
+            if not isinstance(encoded, str):
+                raise _Bad("must be a string.")
+            with target.open("wb") as out:
+                _decode(_pieces(text, *span, _IN_JSON), out, max_file_bytes)
     return Body(document, [target])
 
 
-def _picture_span(text: mmap.mmap) -> tuple[int, int]:
+def take_form_apart(spool: Path, target: Path, *, max_file_bytes: int, field: str) -> Body:
+    """The same for `application/x-www-form-urlencoded`."""
+    if spool.stat().st_size == 0:
+        return Body({}, [])
+    with spool.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        start, stop = _form_span(text, field)
+        if len(text) - (stop - start) > MAX_FIELD_BYTES:
+            raise FileTooLarge(
+                "A form without its picture is at most 16 KiB.",
+                limit=MAX_FIELD_BYTES,
+                actual=len(text) - (stop - start),
+            )
+        body = Body(form_fields(text[:start] + text[stop:]), [])
+        if body.parameters.pop(field, None) is None or start == stop:
+            return body
+        with _named(field), target.open("wb") as out:
+            _decode(_pieces(text, start, stop, _IN_FORM), out, max_file_bytes)
+    return Body(body.parameters, [target])
+
+
+def decode_text(spool: Path, target: Path, *, max_file_bytes: int, field: str) -> None:
+    """A file of base64 into the file `target`. Blocks; call it in the pool."""
+    if spool.stat().st_size == 0:
+        target.touch()
+        return
+    with (
+        _named(field),
+        spool.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        target.open("wb") as out,
+    ):
+        _decode(_pieces(text, 0, len(text), _ALONE), out, max_file_bytes)
+
+
+def form_fields(text: bytes) -> dict[str, Any]:
+    """The names and values of a form that holds no file; raises InvalidParameter."""
+    try:
+        pairs = parse_qsl(text.decode(), keep_blank_values=True, errors="strict", max_num_fields=40)
+    except ValueError as error:
+        raise InvalidParameter("The form is not valid UTF-8.", field="body") from error
+    return dict(pairs)
+
+
+def _form_span(text: mmap.mmap, field: str) -> tuple[int, int]:
+    """Where the picture's characters start and stop; (0, 0) where there is no such field."""
+    key = re.compile(rb"(?:\A|&)" + re.escape(field.encode()) + b"=")
+    if (found := key.search(text)) is None:
+        return 0, 0
+    stop = text.find(b"&", found.end())
+    return found.end(), len(text) if stop < 0 else stop
+
+
+def _picture_span(text: mmap.mmap, field: str) -> tuple[int, int]:
     """Where the picture's characters start and stop; (0, 0) where there is no such string."""
-    found = list(islice(_KEY.finditer(text), 2))
+    key = re.compile(b'"' + re.escape(field.encode()) + rb'"\s*:\s*"')
+    found = list(islice(key.finditer(text), 2))
     if len(found) > 1:
-        raise _bad("stands there more than once.")
+        raise InvalidParameter(f"{field}: stands there more than once.", field=field)
     if not found:
         return 0, 0
     stop = text.find(b'"', found[0].end())
@@ -68,21 +146,23 @@ def _document(text: mmap.mmap, span: tuple[int, int]) -> dict[str, Any]:
     return document
 
 
-def _pieces(text: mmap.mmap, start: int, stop: int) -> Iterator[str]:
+def _pieces(text: mmap.mmap, start: int, stop: int, writing: _Writing) -> Iterator[str]:
     """The string's characters, unescaped, a few megabytes at a time, without a `data:` prefix."""
-    if text[start : start + 5] == b"data:":
-        comma = text.find(b",", start, min(stop, start + _MAX_PREFIX_BYTES))
-        start = comma + 1 if comma >= 0 else stop
+    if _DATA.match(text, start, stop):
+        prefix = _PREFIX.match(text, start, min(stop, start + _MAX_PREFIX_BYTES))
+        start = prefix.end() if prefix else stop
     while start < stop:
         piece = text[start : min(stop, start + _PIECE_BYTES)]
         if start + len(piece) < stop:
-            escape = piece.rfind(b"\\", -_LONGEST_ESCAPE)
+            escape = piece.rfind(writing.escape, -writing.longest) if writing.escape else -1
             piece = piece[:escape] if escape > 0 else piece
         start += len(piece)
         try:
-            yield json.loads(b'"' + piece + b'"')
-        except ValueError as error:
+            yield writing.plain(piece)
+        except json.JSONDecodeError as error:
             raise _no_json() from error
+        except UnicodeDecodeError as error:
+            raise _Bad("is not base64.") from error
 
 
 def _decode(pieces: Iterator[str], out: IO[bytes], max_file_bytes: int) -> None:
@@ -91,25 +171,34 @@ def _decode(pieces: Iterator[str], out: IO[bytes], max_file_bytes: int) -> None:
     for piece in pieces:
         text = rest + "".join(piece.split())
         if text and padded:
-            raise _bad("is not base64.")
+            raise _Bad("is not base64.")
         whole = len(text) // 4 * 4
         out.write(_bytes(text[:whole]))
         rest, padded = text[whole:], text.endswith("=", 0, whole)
         if out.tell() > max_file_bytes:
             raise too_large(max_file_bytes, out.tell())
     if rest:
-        raise _bad("is not base64.")
+        raise _Bad("is not base64.")
 
 
 def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _bad("is not base64.") from error
+        raise _Bad("is not base64.") from error
 
 
-def _bad(what: str) -> InvalidParameter:
-    return InvalidParameter(f"{BASE64_FIELD}: {what}", field=BASE64_FIELD)
+class _Bad(Exception):
+    """What is wrong with the picture's text."""
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """What is wrong, with the field's name."""
+    try:
+        yield
+    except _Bad as fault:
+        raise InvalidParameter(f"{field}: {fault}", field=field) from fault
 
 
 def _no_json() -> InvalidParameter:

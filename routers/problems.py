@@ -10,9 +10,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from models import errors
 from models.schemas import Problem
+from routers import removebg_problems
 from utils import logs
 
 _log = logging.getLogger(__name__)
@@ -44,6 +46,16 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     ),
     errors.InvalidParameter: Kind(
         400, "invalid_parameter", "Bad parameter", "deadline_s: must be at most 55."
+    ),
+    errors.MultipleBackgrounds: Kind(
+        400, "multiple_bg_sources", "More than one background", "Give one of the bg_ parameters."
+    ),
+    errors.RegionOutside: Kind(
+        400, "roi_exceeds_bounds", "Region beyond the picture", "The picture is 64 x 48 pixels."
+    ),
+    errors.RegionEmpty: Kind(400, "roi_region_empty", "Empty region", "roi: holds no pixel."),
+    errors.UnsupportedParameter: Kind(
+        400, "unsupported_parameter", "Not done here", "add_shadow: no shadows are made here."
     ),
     errors.MissingKey: Kind(
         401, "missing_key", "No key", "Send a key as Authorization: Bearer or X-API-Key."
@@ -103,6 +115,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.ImageDownloadFailed: Kind(
         422, "image_download_failed", "Download failed", "The server answered 404."
     ),
+    errors.UnknownForeground: Kind(
+        422, "unknown_foreground", "No foreground", "Nothing was recognised as foreground."
+    ),
     errors.AllModelsFailed: Kind(
         502, "all_models_failed", "Every model failed", "local-isnet: model_crashed", retryable=True
     ),
@@ -156,9 +171,24 @@ def responses(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, An
 
 def problem(kind: Kind, detail: str, **members: float | str | None) -> JSONResponse:
     """One error as a response."""
-    return JSONResponse(
-        _body(kind, detail, **members), status_code=kind.status, media_type=MEDIA_TYPE
-    )
+    return ProblemResponse(_body(kind, detail, **members), kind.status)
+
+
+class ProblemResponse(JSONResponse):
+    """A problem; below remove.bg's addresses it is told in remove.bg's shape."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, members: dict[str, Any], status: int) -> None:
+        super().__init__(members, status_code=status)
+        self._members = members
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not removebg_problems.are_told_at(scope):
+            await super().__call__(scope, receive, send)
+            return
+        retold = removebg_problems.retold(self._members, kept=self.headers)
+        await retold(scope, receive, send)
 
 
 def crashed() -> JSONResponse:
@@ -212,7 +242,7 @@ async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
 def refused(error: errors.ServiceError) -> JSONResponse:
     """One of our errors as a response, logged."""
     kind = TABLE[type(error)]
-    response = JSONResponse(told(error), status_code=kind.status, media_type=MEDIA_TYPE)
+    response = ProblemResponse(told(error), kind.status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if kind.status == HTTPStatus.UNAUTHORIZED:

@@ -7,12 +7,11 @@ The customer's file name is never looked at.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl
 
 from fastapi import Depends
 from python_multipart.multipart import parse_options_header
@@ -33,8 +32,14 @@ from models.errors import (
     UnsupportedMediaType,
 )
 from routers.dependencies import ServicesDep
-from routers.embedded import take_apart
-from routers.multipart import MAX_FIELD_BYTES, Body, FormReader, too_large
+from routers.embedded import (
+    BASE64_FIELD,
+    decode_text,
+    form_fields,
+    take_apart,
+    take_form_apart,
+)
+from routers.multipart import FILE_FIELDS, MAX_FIELD_BYTES, Body, FormReader, too_large
 from services.admission import Gate
 from services.container import Services
 from services.room import full_disk_said
@@ -72,10 +77,29 @@ class Submission:
     picture: Path
     parameters: dict[str, Any]
     received_at: float
+    beside: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """What the parts of a request are called: the picture as a file and as base64, files beside it.
+
+    Where `base64_in_forms`, forms may hold base64 as well; an empty source then counts as none.
+    """
+
+    files: tuple[str, ...] = FILE_FIELDS
+    base64: str = BASE64_FIELD
+    base64_in_forms: bool = False
+    beside: tuple[str, ...] = ()
+
+
+NATIVE = Naming()
 
 
 @asynccontextmanager
-async def receive(request: Request, services: Services, gate: Gate) -> AsyncIterator[Submission]:
+async def receive(
+    request: Request, services: Services, gate: Gate, *, naming: Naming = NATIVE
+) -> AsyncIterator[Submission]:
     """The request's one picture on disk, removed again when the caller is done with it.
 
     Raises Overloaded before the body is read, where nothing of it could even wait at `gate`;
@@ -85,11 +109,13 @@ async def receive(request: Request, services: Services, gate: Gate) -> AsyncIter
     await _refuse_if_full(request, gate)
     async with services.scratch() as folder:
         with full_disk_said("uploads"):
-            body = await _read_body(request, services, folder)
+            body = await _read_body(request, services, folder, naming)
             received_at = time.monotonic()
             body.parameters = {**request.query_params, **body.parameters}
-            picture = await _one_picture(body, services, folder)
-        yield Submission(picture, body.parameters, received_at)
+            if naming.base64_in_forms:
+                _forget_empty(body)
+            picture = await _one_picture(body, services, folder, naming)
+        yield Submission(picture, body.parameters, received_at, body.beside)
 
 
 async def _submission(request: Request, services: ServicesDep) -> AsyncIterator[Submission]:
@@ -122,28 +148,33 @@ async def _refuse_if_full(request: Request, gate: Gate) -> None:
         raise
 
 
-async def _read_body(request: Request, services: Services, folder: Path) -> Body:
+async def _read_body(request: Request, services: Services, folder: Path, naming: Naming) -> Body:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     limit = services.max_upload_bytes
     if kind == b"multipart/form-data":
-        return await _read_multipart(request, options.get(b"boundary"), folder, limit)
+        body = await _read_multipart(request, options.get(b"boundary"), folder, limit, naming)
+        return await _with_decoded(body, services, folder, naming)
     if kind == b"application/json":
-        return await _read_json(request, services, folder)
+        return await _read_json(request, services, folder, naming)
+    if kind == b"application/x-www-form-urlencoded" and naming.base64_in_forms:
+        return await _read_long_form(request, services, folder, naming)
     if kind == b"application/x-www-form-urlencoded":
         return await _read_urlencoded(request)
     if kind and await _has_body(request):
         raise UnsupportedMediaType(
             f"A body of type {kind.decode('latin-1')} is not read here.",
-            hint="Send multipart/form-data with a part `image`, or JSON.",
+            hint=f"Send multipart/form-data with a part `{naming.files[0]}`, or JSON.",
         )
     return Body({}, [])
 
 
-async def _one_picture(body: Body, services: Services, folder: Path) -> Path:
+async def _one_picture(body: Body, services: Services, folder: Path, naming: Naming) -> Path:
     url = body.parameters.pop(URL_FIELD, None)
     sources = len(body.pictures) + (url is not None)
     if sources == 0:
-        raise MissingSource("There is no picture: send a file part `image`, or image_url.")
+        raise MissingSource(
+            f"There is no picture: send a file part `{naming.files[0]}`, or image_url."
+        )
     if sources > 1:
         raise MultipleSources("There is more than one picture: send exactly one.")
     if url is None:
@@ -156,12 +187,18 @@ async def _one_picture(body: Body, services: Services, folder: Path) -> Path:
 
 
 async def _read_multipart(
-    request: Request, boundary: bytes | None, folder: Path, limit: int
+    request: Request, boundary: bytes | None, folder: Path, limit: int, naming: Naming
 ) -> Body:
     if not boundary:
         raise InvalidParameter("The multipart body names no boundary.", field="content-type")
-    _refuse_announced(request, limit + _FORM_OVERHEAD, limit)
-    with contextlib.closing(FormReader(boundary, folder, max_file_bytes=limit)) as reader:
+    beside = dict.fromkeys(naming.beside, limit)
+    if naming.base64_in_forms:
+        beside[naming.base64] = _as_base64(limit)
+    _refuse_announced(request, limit + sum(beside.values()) + _FORM_OVERHEAD, limit)
+    form = FormReader(
+        boundary, folder, max_file_bytes=limit, file_fields=naming.files, beside_fields=beside
+    )
+    with contextlib.closing(form) as reader:
         stream = request.stream()
         try:
             async for chunk in stream:
@@ -172,12 +209,46 @@ async def _read_multipart(
             raise
 
 
-async def _read_json(request: Request, services: Services, folder: Path) -> Body:
+async def _with_decoded(body: Body, services: Services, folder: Path, naming: Naming) -> Body:
+    """With the picture that a form held as base64 among its pictures."""
+    text = body.beside.pop(naming.base64, None)
+    if text is not None:
+        await services.workers.pixels(
+            decode_text,
+            text,
+            folder / "decoded",
+            max_file_bytes=services.max_upload_bytes,
+            field=naming.base64,
+        )
+        body.pictures.append(folder / "decoded")
+    return body
+
+
+async def _read_json(request: Request, services: Services, folder: Path, naming: Naming) -> Body:
     """JSON with the picture inside: spooled, then taken apart in the pool."""
     limit = services.max_upload_bytes
-    longest = limit * 4 // 3 + _FORM_OVERHEAD
-    _refuse_announced(request, longest, limit)
     spool = folder / "body.json"
+    await _spool(request, spool, _as_base64(limit) + _FORM_OVERHEAD, limit)
+    return await services.workers.pixels(
+        take_apart, spool, folder / "decoded", max_file_bytes=limit, field=naming.base64
+    )
+
+
+async def _read_long_form(
+    request: Request, services: Services, folder: Path, naming: Naming
+) -> Body:
+    """The same for a form, in which a few characters of base64 take three."""
+    limit = services.max_upload_bytes
+    spool = folder / "body.form"
+    await _spool(request, spool, _as_base64(limit) * 6 // 5 + _FORM_OVERHEAD, limit)
+    return await services.workers.pixels(
+        take_form_apart, spool, folder / "decoded", max_file_bytes=limit, field=naming.base64
+    )
+
+
+async def _spool(request: Request, spool: Path, longest: int, limit: int) -> None:
+    """The body on disk; raises FileTooLarge where it is longer than `limit` makes it."""
+    _refuse_announced(request, longest, limit)
     with spool.open("wb") as file:
         size = 0
         async for chunk in request.stream():
@@ -185,9 +256,10 @@ async def _read_json(request: Request, services: Services, folder: Path) -> Body
             if size > longest:
                 raise too_large(limit, size)
             await asyncio.to_thread(file.write, chunk)
-    return await services.workers.pixels(
-        take_apart, spool, folder / "decoded", max_file_bytes=limit
-    )
+
+
+def _as_base64(size: int) -> int:
+    return size * 4 // 3
 
 
 async def _read_urlencoded(request: Request) -> Body:
@@ -201,11 +273,18 @@ async def _read_urlencoded(request: Request) -> Body:
                 actual=len(text),
                 hint="Send the picture as multipart/form-data.",
             )
-    try:
-        pairs = parse_qsl(text.decode(), keep_blank_values=True, errors="strict", max_num_fields=40)
-    except ValueError as error:
-        raise InvalidParameter("The form is not valid UTF-8.", field="body") from error
-    return Body(dict(pairs), [])
+    return Body(form_fields(text), [])
+
+
+def _forget_empty(body: Body) -> None:
+    """Leave out what is said to be nothing; a lone empty file stays, to be called one."""
+    body.parameters = {
+        name: said for name, said in body.parameters.items() if said not in ("", None)
+    }
+    filled = [each for each in body.pictures if each.stat().st_size]
+    if filled or URL_FIELD in body.parameters:
+        body.pictures = filled
+    body.beside = {name: path for name, path in body.beside.items() if path.stat().st_size}
 
 
 async def _has_body(request: Request) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import PIL
 
-from config import MIB, LocalSettings, Settings, StorageSettings, WebhookSettings
+from config import MIB, LocalSettings, RemovebgSettings, Settings, StorageSettings, WebhookSettings
 from models.errors import IdempotencyUnavailable
 from models.inference import BirefnetSize, RunPlan
 from models.schemas import (
@@ -32,6 +32,7 @@ from models.schemas import (
     ModelTable,
     QueueInfo,
     Readiness,
+    RemovalParameters,
 )
 from services.access import Access, SessionLimits, open_access
 from services.admission import Gate
@@ -96,6 +97,8 @@ class Services:
     deadline_s: float
     client_stall_s: float
     public_base_url: str
+    removebg: RemovalParameters
+    max_pixels: int
     memory: Split
     started_at: float
 
@@ -252,6 +255,8 @@ async def open_services(
             deadline_s=settings.work.deadline_s,
             client_stall_s=settings.work.client_stall_s,
             public_base_url=settings.storage.public_base_url,
+            removebg=_removebg(settings.removebg),
+            max_pixels=round(settings.inputs.max_megapixels * 1e6),
             memory=shares,
             started_at=time.monotonic(),
         )
@@ -426,6 +431,12 @@ def _preferences(
     )
     prices = {model: float(ledger.price(model)) for model in PAID}
     return open_preferences(journal, rules=rules, prices=prices)
+
+
+def _removebg(settings: RemovebgSettings) -> RemovalParameters:
+    """What a call of remove.bg's route asks of a shot."""
+    models = sorted(settings.removebg_models) or None
+    return RemovalParameters(mode=settings.removebg_mode, models=models)
 
 
 def _fetcher(settings: Settings) -> Fetcher:
