@@ -4,9 +4,11 @@ Source: https://www.remove.bg/api/swagger.yaml, as kept in APIs-guru/openapi-dir
 (APIs/remove.bg/1.0.0). What each word does here is told in docs/REMOVEBG.md.
 """
 
+import re
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 _NUMBER = r"\d{1,6}(\.\d{1,6})?"
 _LENGTH = rf"{_NUMBER}(px|%)"
@@ -36,8 +38,27 @@ def _optional_text(value: object) -> object:
     return _lowered(value) or None
 
 
+def _written(pattern: str, *, like: str) -> AfterValidator:
+    """A check of how a value is written, that says in words how it should be."""
+    shape = re.compile(pattern)
+
+    def check(value: str | None) -> str | None:
+        if value is not None and not shape.fullmatch(value):
+            raise PydanticCustomError("written_otherwise", "must be like {like}", {"like": like})
+        return value
+
+    return AfterValidator(check)
+
+
 Flag: TypeAlias = Annotated[bool, Field(strict=True), BeforeValidator(_as_flag)]
-Word: TypeAlias = BeforeValidator(_lowered)  # type: ignore[valid-type]
+Word = BeforeValidator(_lowered)
+Maybe = BeforeValidator(_optional_text)
+
+
+_ROI = rf"{_LENGTH}( +{_LENGTH}){{3}}"
+_MARGIN = rf"(0|{_LENGTH})( +(0|{_LENGTH})){{0,3}}"
+_SCALE = r"original|(100(\.0{1,6})?|[1-9]\d(\.\d{1,6})?)%"
+_POSITION = rf"original|center|{_PERCENT}( +{_PERCENT})?"
 
 
 class RemovebgParameters(BaseModel):
@@ -65,28 +86,32 @@ class RemovebgParameters(BaseModel):
         description="`auto` is PNG where anything is transparent, else JPEG; `jpg` is on white "
         "unless a background is given; `zip` holds color.jpg and alpha.png.",
     )
-    roi: Annotated[str, Word] = Field(
+    roi: Annotated[str, Word, _written(_ROI, like="10% 0px 90% 500px")] = Field(
         "0% 0% 100% 100%",
-        pattern=rf"^{_LENGTH}( +{_LENGTH}){{3}}$",
+        json_schema_extra={"pattern": f"^({_ROI})$"},
         description="Left, top, right, bottom of the region that may be foreground, in px or %.",
         examples=["10% 0px 90% 500px"],
     )
     crop: Flag = Field(default=False, description="Cut off what is empty around the subject.")
-    crop_margin: Annotated[str, Word] = Field(
+    crop_margin: Annotated[str, Word, _written(_MARGIN, like="30px or 10% 5%")] = Field(
         "0",
-        pattern=rf"^(0|{_LENGTH})( +(0|{_LENGTH})){{0,3}}$",
+        json_schema_extra={"pattern": f"^({_MARGIN})$"},
         description="Room around a cropped subject, in px (at most 500) or % of the subject (at "
         "most 50): for all sides; top/bottom and left/right; or top, right, bottom, left.",
         examples=["30px", "10% 5%"],
     )
-    scale: Annotated[str, Word] = Field(
+    scale: Annotated[str, Word, _written(_SCALE, like="50%, from 10% to 100%")] = Field(
         "original",
-        pattern=r"^(original|(100(\.0{1,6})?|[1-9]\d(\.\d{1,6})?)%)$",
+        json_schema_extra={"pattern": f"^({_SCALE})$"},
         description="`10%` to `100%`: how large the subject shall be in the canvas.",
     )
-    position: Annotated[str | None, BeforeValidator(_optional_text)] = Field(
+    position: Annotated[
+        str | None,
+        BeforeValidator(_optional_text),
+        _written(_POSITION, like="50%, 0% 100% or center"),
+    ] = Field(
         None,
-        pattern=rf"^(original|center|{_PERCENT}( +{_PERCENT})?)$",
+        json_schema_extra={"pattern": f"^({_POSITION})$"},
         description="Where the subject stands: `original`, `center`, or one or two values from "
         "`0%` to `100%` (across, down). Left out: `original`, with a scale `center`.",
     )
@@ -100,7 +125,7 @@ class RemovebgParameters(BaseModel):
     semitransparency: Flag = Field(
         default=True, description="Only true: soft regions stay as the models give them."
     )
-    bg_color: Annotated[str | None, BeforeValidator(_optional_text)] = Field(
+    bg_color: Annotated[str | None, Maybe] = Field(
         None,
         max_length=64,
         description="3, 4, 6 or 8 hex digits (the last of 4 or 8 are alpha) or a colour's name.",

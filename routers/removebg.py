@@ -31,7 +31,7 @@ from routers.problems import CRASHED, TABLE
 from routers.results import shown
 from routers.uploads import Naming, Submission, receive
 from services.access import caller
-from services.canvas import region
+from services.canvas import margins, region
 from services.composing import (
     MAX_JPEG_SIDE,
     Background,
@@ -175,7 +175,8 @@ async def show_account(services: ServicesDep) -> Account:
 
 
 def refuse_unsupported(asked: RemovebgParameters) -> None:
-    """Raises UnsupportedParameter or InvalidParameter for what nothing here can do."""
+    """Raises UnsupportedParameter for what nothing here can do, InvalidParameter for margins."""
+    margins(asked.crop_margin, (1, 1))
     if asked.type != "auto":
         raise errors.UnsupportedParameter(
             "type: the models here take no hint.", field="type", hint="Leave it out, or say auto."

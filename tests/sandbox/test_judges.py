@@ -5,12 +5,8 @@ Each SDK lives in a virtual environment of its own under .venv-judges/ (both are
 """
 
 import asyncio
-import hashlib
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,10 +18,10 @@ import pytest
 
 from sandbox.opening import open_sandbox
 from sandbox.options import Options, Times
-from tests.conftest import ROOT, artwork, png_bytes
+from tests.conftest import artwork, png_bytes
+from tests.homes import python_home
 
 HERE = Path(__file__).parent / "judges"
-HOMES = ROOT / ".venv-judges"
 AT_ONCE = 4
 PATIENCE_S = 50
 SYNC = {"deliveryMethod": "sync"}
@@ -95,32 +91,12 @@ CASES: Mapping[str, Case] = {
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Verdict]:
     """Every case once, a few at a time."""
-    pythons = {name: _install(name) for name in ("old", "new")}
+    pythons = {name: python_home(name, HERE / f"{name}.txt") for name in ("old", "new")}
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "art.png").write_bytes(artwork(width=320, height=256))
     noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
     (folder / "noise.png").write_bytes(png_bytes(noise))
     return asyncio.run(_hear_all(pythons, folder))
-
-
-def _install(name: str) -> Path:
-    """The judge's interpreter; a home that was made from the same file is kept."""
-    wanted = HERE / f"{name}.txt"
-    home, stamp = HOMES / name, HOMES / name / "made-from"
-    python = home / "bin" / "python"
-    digest = hashlib.sha256(wanted.read_bytes()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == digest:
-        return python
-    shutil.rmtree(home, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    options = ["-q", "--no-input", "--require-hashes", "--only-binary", ":all:"]
-    pip = [str(python), "-m", "pip", "install", *options, "-r", str(wanted)]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode:
-        assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
-        pytest.skip(f"NO JUDGE: {wanted.name} cannot be installed: {done.stderr[-300:]}")
-    stamp.write_text(digest)
-    return python
 
 
 async def _hear_all(pythons: Mapping[str, Path], folder: Path) -> Mapping[str, Verdict]:
