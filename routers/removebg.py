@@ -101,7 +101,7 @@ class Answer:
             "X-Foreground-Width": str(right - left),
             "X-Foreground-Height": str(bottom - top),
             "X-Model": entry.model,
-            "X-Cost-USD": f"{self.record.cost_usd if self.is_new else 0:.6f}",
+            "X-Cost-USD": f"{self.record.cost_usd:.6f}",
             "X-Result-URL": entry.url or "",
         }
         kind = _kind(self.record, self.asked)
