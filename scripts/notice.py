@@ -1,0 +1,108 @@
+"""NOTICE: whose work the image holds, and under which licences: `python -m scripts.notice`.
+
+The Python part is read from the installed distributions that requirements.txt names.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from services.weights import WEIGHT_FILES
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTICE = ROOT / "NOTICE"
+_LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
+_HEAD = """\
+The image of this service (MIT, see LICENSE) holds the work of others.
+
+The licence texts of the Python packages lie in the image beside them, in
+/opt/venv/lib/python3.11/site-packages/<name>-<version>.dist-info; those of the Debian packages,
+Python itself among them, are /usr/share/doc/<package>/copyright. /app/sbom.json lists every
+package with its version. Made by `python -m scripts.notice`.
+"""
+_SIMD = """\
+Pillow-SIMD takes the place of Pillow's own code: HPND (the licence of Pillow), with the SIMD code by
+Alexander Karpinsky under the same; https://github.com/uploadcare/pillow-simd
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0; with `--check` 1 where NOTICE is not what would be written."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.notice", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    text = notice()
+    if not parser.parse_args(arguments).check:
+        NOTICE.write_text(text, encoding="utf-8")
+        return 0
+    return int(NOTICE.read_text(encoding="utf-8") != text)
+
+
+def notice() -> str:
+    """The whole text."""
+    parts = [_HEAD, *_titled("Python packages", _packages()), *_titled("Pillow-SIMD", [_SIMD])]
+    return "\n".join([*parts, *_titled("Networks, where the image has them", _networks())])
+
+
+def required_names(requirements: Path = ROOT / "requirements.txt") -> list[str]:
+    """The distributions that a requirements file pins for Linux, sorted."""
+    names = []
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith((" ", "#", "-")):
+            continue
+        wanted = Requirement(line.removesuffix("\\").strip())
+        if wanted.marker is None or wanted.marker.evaluate(_LINUX):
+            names.append(canonicalize_name(wanted.name))
+    return sorted(names)
+
+
+def _titled(title: str, lines: Iterator[str] | list[str]) -> list[str]:
+    return [title, "-" * len(title), *lines, ""]
+
+
+def _packages() -> Iterator[str]:
+    for name in required_names():
+        try:
+            found = metadata(name)
+        except PackageNotFoundError:
+            raise SystemExit(f"{name} of requirements.txt is not installed here") from None
+        yield f"{name}: {_licence(found)}{_home(found)}"
+
+
+def _licence(found: PackageMetadata) -> str:
+    """The expression, else the classifiers, else the first line of the free text."""
+    if expression := found.get("License-Expression"):
+        return str(expression)
+    classified = [
+        each.rpartition(" :: ")[2]
+        for each in found.get_all("Classifier") or []
+        if each.startswith("License :: ") and not each.endswith("OSI Approved")
+    ]
+    if classified:
+        return ", ".join(classified)
+    free = str(found.get("License") or "").strip()
+    return free.splitlines()[0] if free else "see its licence files"
+
+
+def _home(found: PackageMetadata) -> str:
+    addresses = [str(found.get("Home-page") or "")]
+    pairs = (str(each).partition(", ") for each in found.get_all("Project-URL") or [])
+    preferred = ("homepage", "source", "repository", "source code", "github")
+    by_label = {label.strip().casefold(): address for label, _, address in pairs}
+    addresses += [by_label[each] for each in preferred if each in by_label]
+    address = next((each for each in addresses if each and each != "UNKNOWN"), None)
+    return f"; {address}" if address else ""
+
+
+def _networks() -> Iterator[str]:
+    for file in WEIGHT_FILES:
+        for source in file.sources:
+            yield f"{file.name}, from {source.label}:\n  {source.licence}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
