@@ -21,14 +21,8 @@ from typing import Any
 
 import httpx
 
-from bench.upscale_service import (
-    ROOT,
-    ControlGroup,
-    Service,
-    new_control_group,
-    running_service,
-    tree_pss_bytes,
-)
+from bench.memory_watch import ControlGroup, new_control_group, tree_pss_bytes
+from bench.upscale_service import ROOT, Service, running_service
 from services.weight_sources import sha256_of
 from services.weights import BIREFNET_GENERAL, ISNET_GENERAL_USE
 
