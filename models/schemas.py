@@ -348,6 +348,7 @@ class Readiness(BaseModel):
     printing: "QueueInfo" = Field(description="Enlargements: their clients may be slow.")
     inference: "InferenceInfo"
     idempotency: "IdempotencyInfo"
+    data: "DataInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 
@@ -390,6 +391,13 @@ class InferenceInfo(BaseModel):
 
 class IdempotencyInfo(BaseModel):
     """Whether requests with an Idempotency-Key can be answered."""
+
+    available: bool
+    reason: str | None = None
+
+
+class DataInfo(BaseModel):
+    """Whether ledger, records, keys and picks are kept where DATA_DIR says."""
 
     available: bool
     reason: str | None = None

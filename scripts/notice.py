@@ -26,8 +26,8 @@ Python itself among them, are /usr/share/doc/<package>/copyright. /app/sbom.json
 package with its version. Made by `python -m scripts.notice`.
 """
 _SIMD = """\
-Pillow-SIMD takes the place of Pillow's own code: HPND (the licence of Pillow), with the SIMD code by
-Alexander Karpinsky under the same; https://github.com/uploadcare/pillow-simd
+pillow-simd: MIT-CMU; https://github.com/uploadcare/pillow-simd
+Its code takes the place of Pillow's, in two builds (AVX2, and SSE4 for CPUs without).
 """
 
 
@@ -44,8 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def notice() -> str:
     """The whole text."""
-    parts = [_HEAD, *_titled("Python packages", _packages()), *_titled("Pillow-SIMD", [_SIMD])]
-    return "\n".join([*parts, *_titled("Networks, where the image has them", _networks())])
+    parts = [
+        _HEAD,
+        *_titled("Python packages", _packages()),
+        *_titled("Pillow-SIMD", [_SIMD.rstrip()]),
+    ]
+    networks = _titled("Networks, where the image has them", _networks())
+    return "\n".join([*parts, *networks]).rstrip() + "\n"
 
 
 def required_names(requirements: Path = ROOT / "requirements.txt") -> list[str]:
@@ -75,27 +80,28 @@ def _packages() -> Iterator[str]:
 
 def _licence(found: PackageMetadata) -> str:
     """The expression, else the classifiers, else the first line of the free text."""
-    if expression := found.get("License-Expression"):
-        return str(expression)
+    if expression := _field(found, "License-Expression"):
+        return expression
     classified = [
         each.rpartition(" :: ")[2]
         for each in found.get_all("Classifier") or []
         if each.startswith("License :: ") and not each.endswith("OSI Approved")
     ]
-    if classified:
-        return ", ".join(classified)
-    free = str(found.get("License") or "").strip()
-    return free.splitlines()[0] if free else "see its licence files"
+    free = _field(found, "License").strip().partition("\n")[0]
+    return ", ".join(classified) or free or "see its licence files"
 
 
 def _home(found: PackageMetadata) -> str:
-    addresses = [str(found.get("Home-page") or "")]
     pairs = (str(each).partition(", ") for each in found.get_all("Project-URL") or [])
-    preferred = ("homepage", "source", "repository", "source code", "github")
     by_label = {label.strip().casefold(): address for label, _, address in pairs}
-    addresses += [by_label[each] for each in preferred if each in by_label]
-    address = next((each for each in addresses if each and each != "UNKNOWN"), None)
+    preferred = ("homepage", "source", "repository", "source code", "github", "code")
+    addresses = [_field(found, "Home-page"), *(by_label.get(each, "") for each in preferred)]
+    address = next((each for each in addresses if each), None)
     return f"; {address}" if address else ""
+
+
+def _field(found: PackageMetadata, name: str) -> str:
+    return str((found.get_all(name) or [""])[0])
 
 
 def _networks() -> Iterator[str]:

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "licenses": [{"license": {"id": "MIT"}}],
     }
     added = [*debian_components(asked.dpkg_status), *network_components(asked.weights)]
-    bom.setdefault("components", []).extend(added)
+    bom["components"].extend(added)
     text = json.dumps(bom, indent=1, ensure_ascii=False) + "\n"
     require_valid(text)
     asked.output.write_text(text, encoding="utf-8")
@@ -54,7 +54,16 @@ def python_bom(environment: Path) -> dict[str, Any]:
     )
     bom: dict[str, Any] = json.loads(done.stdout)
     bom.setdefault("metadata", {})
+    _set_pillow_right(bom.setdefault("components", []))
     return bom
+
+
+def _set_pillow_right(components: list[Component]) -> None:
+    """Of Pillow only the name is installed where Pillow-SIMD's code was laid over it."""
+    by_name = {each["name"].casefold(): each for each in components}
+    if "pillow-simd" in by_name and "pillow" in by_name:
+        by_name["pillow"]["scope"] = "excluded"
+        by_name["pillow"]["description"] = "The name alone: its code is that of pillow-simd."
 
 
 def debian_components(status: Path | None) -> Iterator[Component]:
