@@ -132,11 +132,28 @@ def running_image(
             stdout=output,
             stderr=subprocess.STDOUT,
         )
+        with _ended(process) as first:
+            yield Container(process, first, log, group)
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[int]:
+    """Process 1 of the image; killed in the end, and with it all that is in its namespace.
+
+    Killing `unshare` is not enough: the signal that --kill-child arranges is forgotten by the
+    kernel where process 1 changes its user.
+    """
+    try:
+        first = _process_one(process)
         try:
-            yield Container(process, _process_one(process), log, group)
+            yield first
         finally:
-            process.kill()  # with --kill-child the namespace's process 1, and so all of it
-            process.wait()
+            if process.poll() is None:
+                os.kill(first, signal.SIGKILL)
+                process.wait()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def environment(stage: BuiltStage, terms: Terms) -> dict[str, str]:
