@@ -11,6 +11,7 @@ CPU_INFO=${CPU_INFO:-/proc/cpuinfo}
 
 main() {
     choose_pillow
+    choose_birefnet
     export TEMP_DIR="${TEMP_DIR:-/tmp/img-proc}" UVICORN_PORT="${PORT:-8000}"
     export HOME="$TEMP_DIR"
     become=
@@ -40,6 +41,13 @@ choose_pillow() {
 
 cpu_has() {
     grep -m 1 '^flags' "$CPU_INFO" 2>/dev/null | grep -qw "$1"
+}
+
+# An image made with BIREFNET=lite holds that one alone.
+choose_birefnet() {
+    if [ -z "${BIREFNET_SIZE:-}" ] && [ -d weights/models/birefnet-general-lite ]; then
+        export BIREFNET_SIZE=lite
+    fi
 }
 
 # Volumes arrive owned by root. What is owned rightly down to the second level is left alone, so
