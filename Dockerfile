@@ -72,7 +72,7 @@ COPY docker/entrypoint.sh ./docker/
 RUN chmod -R a+rX,go-w . && python3 -m compileall -q --invalidation-mode unchecked-hash .
 
 
-FROM packages AS sbom
+FROM dependencies AS sbom-tool
 COPY requirements-sbom.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/sbom \
@@ -81,8 +81,12 @@ COPY --from=weights /weights /weights
 COPY --from=base /var/lib/dpkg/status ./dpkg-status
 COPY scripts/__init__.py scripts/sbom.py ./scripts/
 ARG VERSION=0.1.0
-RUN /opt/sbom/bin/python -m scripts.sbom --version "$VERSION" \
-    --environment /opt/venv --dpkg-status dpkg-status --weights /weights --output /sbom.json
+
+
+FROM sbom-tool AS sbom
+COPY --from=packages /opt/venv /image/venv
+RUN /opt/sbom/bin/python -m scripts.sbom --version "$VERSION" --environment /image/venv \
+    --dpkg-status dpkg-status --weights /weights --output /sbom.json
 
 
 # What both images share: everything but the venv.
@@ -102,6 +106,13 @@ ENV PATH=/opt/venv/bin:$PATH \
     TEMP_DIR=/tmp/img-proc \
     DATA_DIR=/data \
     WEIGHTS_DOWNLOAD=false
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="img-proc-service" \
+      org.opencontainers.image.description="Background removal by several models at once, and enlarging, for direct-to-film printing" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.licenses="MIT"
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:%s/health' % (os.environ.get('PORT') or 8000), timeout=4)"]
@@ -119,8 +130,17 @@ COPY docker/prune.sh ./docker/
 RUN bash docker/prune.sh
 
 
+FROM sbom-tool AS sbom-gpu
+COPY --from=packages-gpu /opt/venv /image/venv
+RUN /opt/sbom/bin/python -m scripts.sbom --version "$VERSION" --environment /image/venv \
+    --dpkg-status dpkg-status --weights /weights --output /sbom.json
+
+
+# CUDA 12 and cuDNN 9 come as wheels with the other packages, pinned and hashed like them: NVIDIA's
+# own base images are Ubuntu, with another Python. The driver is the host's.
 FROM service AS gpu
 COPY --from=packages-gpu /opt /opt
+COPY --from=sbom-gpu /sbom.json ./sbom.json
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # hadolint ignore=DL3002
@@ -130,12 +150,6 @@ USER 0:0
 FROM service AS runtime
 COPY --from=packages /opt /opt
 COPY --from=sbom /sbom.json ./sbom.json
-ARG VERSION=0.1.0
-ARG REVISION=
-LABEL org.opencontainers.image.title="img-proc-service" \
-      org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.licenses="MIT"
 # The entrypoint begins as root, since a volume may arrive owned by root, and gives that up before
 # the service starts: everything that listens runs as 10001:10001. Any `--user` is as good.
 # hadolint ignore=DL3002

