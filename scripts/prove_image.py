@@ -25,6 +25,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from ruamel.yaml import YAML
 
 from bench.memory_watch import tree
 from bench.upscale_service import running_service
@@ -45,6 +46,7 @@ DATA = ROOT / "tests" / "data"
 PORTRAIT = DATA / "anime-girl-1.jpg"
 REFERENCE = DATA / "anime-girl-1.isnet-general-use.png"  # rembg's published result
 ARTWORK = DATA / "art" / "shamrock_symbol_jonadab__01.png"
+COMPOSE_MODELS = "kie-recraft,runware-rmbg-2.0,local-isnet,local-knockout"
 LEAST_IOU = 0.97
 MOST_DIFFERENCE = 1.0  # levels of alpha, mean; two runs of one network on one machine
 _OWNER = 10001
@@ -292,8 +294,8 @@ def survives_an_unwritable_volume(bench: Bench) -> None:
         _ready_says_so(bench, client)
         status = container.stop()
         bench.proof.note("volume not writable: SIGTERM ends with", status, holds=status == 0)
-    warned = [line for line in _log(container) if '"WARNING"' in line or '"ERROR"' in line]
-    bench.proof.note("volume not writable: warnings", len(warned), holds=len(warned) > 0)
+    warned = sorted({json.loads(each)["event"] for each in _log(container) if _is_warning(each)})
+    bench.proof.note("volume not writable: it warns of", warned, holds=bool(warned))
 
 
 def _ready_says_so(bench: Bench, client: httpx.Client) -> None:
@@ -313,6 +315,29 @@ def runs_as_anybody(bench: Bench) -> None:
         bench.proof.note("--user 12345:12345: a shot", status, holds=status == "succeeded")
         users = {_status(each)["Uid"].split()[0] for each in tree(container.pid)}
         bench.proof.note("--user 12345:12345: users", sorted(users), holds=users == {"12345"})
+
+
+def runs_as_compose_says(bench: Bench) -> None:
+    """With the few rights and the tmpfs that docker-compose.yml grants."""
+    compose = YAML(typ="safe", pure=True).load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    (said,) = compose["services"].values()
+    terms = replace(
+        bench.terms("compose"),
+        env=said["environment"],
+        tmpfs=[each.partition(":")[0] for each in said["tmpfs"]],
+        read_only_root=said["read_only"],
+        capabilities=[each.lower() for each in said["cap_add"]],
+    )
+    inside = {each.partition(":")[2] for each in said["volumes"]}
+    bench.proof.note("compose: volumes", sorted(inside), holds=inside == set(terms.volumes))
+    bench.proof.note("compose: cap_drop", said["cap_drop"], holds=said["cap_drop"] == ["ALL"])
+    with bench.started("compose", terms) as (container, client):
+        _when_prepared(client)
+        entries = _shoot(client, PORTRAIT, COMPOSE_MODELS, deadline_s="55")["results"]
+        landed = {each["model"]: each["status"] for each in entries}
+        fine = set(landed.values()) == {"succeeded"}
+        bench.proof.note("compose: a shot, the paid ones by the sandbox", landed, holds=fine)
+        _stopped(bench, "under compose's terms", container)
 
 
 # SIGTERM
@@ -416,6 +441,10 @@ def _large_photo(path: Path) -> Path:
     return path
 
 
+def _is_warning(line: str) -> bool:
+    return '"level": "WARNING"' in line or '"level": "ERROR"' in line
+
+
 def _log(container: Container) -> list[str]:
     return container.log.read_text(errors="replace").splitlines()
 
@@ -424,6 +453,7 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
     serves,
     survives_an_unwritable_volume,
     runs_as_anybody,
+    runs_as_compose_says,
     stops_idle,
     stops_before_it_is_up,
     stops_at_work,

@@ -25,6 +25,7 @@ from pathlib import Path
 from bench.memory_watch import ControlGroup, new_control_group, tree
 from scripts.build_without_docker import FOLDER, BuiltStage, load_stage
 from scripts.scratch_root import (
+    CAPABILITIES,
     Confinement,
     Mount,
     Program,
@@ -55,6 +56,7 @@ class Terms:
     read_only_root: bool = True
     user: str = ""
     cpus: Sequence[int] = CPUS
+    capabilities: Sequence[str] = CAPABILITIES
 
     def mounts(self) -> list[Mount]:
         machine = [Path("/etc/resolv.conf"), Path("/etc/hosts")]
@@ -123,6 +125,7 @@ def running_image(
                 confinement=Confinement(
                     read_only_root=terms.read_only_root,
                     no_new_privileges=True,
+                    capabilities=terms.capabilities,
                     cpus=_cpus_here(terms.cpus),
                     group=group.folder if group else None,
                     group_version=group.version if group else 1,

@@ -167,21 +167,25 @@ def _mount_lines(root: Path, mount: Mount) -> Iterator[str]:
     if mount.source is None:
         yield f"mount -t tmpfs -o mode=1777 tmpfs {target}"
         return
+    if mount.source.is_dir():
+        yield f"mkdir -p {target}"  # it may lie in a tmpfs
     yield f"mount --bind {shlex.quote(str(mount.source))} {target}"
     if mount.read_only:
         yield f"mount -o remount,bind,ro {target}"
 
 
 def _exec_line(at: str, program: Program, limits: Confinement) -> str:
-    kept = ",".join(f"+{each}" for each in limits.capabilities)
-    privileges = ["--no-new-privs"] if limits.no_new_privileges else []
+    """The root's own setpriv gives the rights up: whoever has few may not chroot any more."""
+    kept = ",".join(["-all", *(f"+{each}" for each in limits.capabilities)])
     words = [
-        "/usr/bin/setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", *privileges,
-        "/usr/sbin/chroot", f"--userspec={program.uid}:{program.gid}", "--groups=",
+        "/usr/bin/setpriv", f"--bounding-set={kept}", "--inh-caps=-all",
+        f"--reuid={program.uid}", f"--regid={program.gid}", "--clear-groups",
+        *(["--no-new-privs"] if limits.no_new_privileges else []),
+        "/usr/bin/env", "-i", f"--chdir={program.workdir}",
+        *(f"{name}={value}" for name, value in program.env.items()),
+        *program.words,
     ]  # fmt: skip
-    inner = ["/usr/bin/env", "-i", f"--chdir={program.workdir}"]
-    inner += [f"{name}={value}" for name, value in program.env.items()]
-    return f"exec {shlex.join(words)} {at} {shlex.join([*inner, *program.words])}"
+    return f"exec /usr/sbin/chroot {at} {shlex.join(words)}"
 
 
 @contextmanager
