@@ -158,7 +158,7 @@ class Builder:
         scope = self._begin(stage, part)
         for number, step in enumerate(stage.steps, start=1):
             begun = time.monotonic()
-            scope = self._follow(stage, number, step, scope, part / "root")
+            scope = self.follow(stage, number, step, scope, part / "root")
             print(
                 f"[{stage.name} {number}/{len(stage.steps)}] {_short(step.original)}"
                 f" ({time.monotonic() - begun:.1f} s)",
@@ -202,7 +202,7 @@ class Builder:
         declared = [step.words for step in stage.steps if step.name == "ARG"]
         return any(word.partition("=")[0] == name for words in declared for word in words)
 
-    def _follow(self, stage: Stage, number: int, step: Step, scope: Scope, root: Path) -> Scope:
+    def follow(self, stage: Stage, number: int, step: Step, scope: Scope, root: Path) -> Scope:
         if step.name == "RUN":
             log = self._folder / "logs" / f"{stage.name}-{number}.log"
             self._run(step, scope, root, log)
