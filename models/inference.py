@@ -21,6 +21,14 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Device(StrEnum):
+    """Where a network runs; `auto` is a graphics card or nowhere."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
 class Architecture(StrEnum):
     """What a network is, as far as it decides what running it takes."""
 
