@@ -46,7 +46,7 @@ FIVE = MODELS[:5]
 FREE = tuple(model for model in FIVE if model not in PAID)
 PAID_FIVE = tuple(model for model in FIVE if model in PAID)
 LOOKED_AT = np.array([1.0, 0.7, 0.5, 0.4, 0.3, 0.3])
-# in the models' order, BEN2 apart; what is best in the first half is worth its price, then another is
+# in the models' order, without BEN2; what is best at first is worth its price, then another is
 BEFORE = np.array([1.0, 0.5, 4.0, 1.5, 0.8, 0.5])
 AFTER = np.array([5.0, 0.5, 0.4, 1.0, 2.0, 0.5])
 
