@@ -216,3 +216,67 @@ def test_both_forms_are_made_and_run_by_what_is_left(pruned: Path, tmp_path: Pat
     plain, own = (np.load(Path(file).with_suffix(".npy")) for file in files)
     assert plain.shape == own.shape
     assert np.abs(plain - own).max() < 1e-4 * np.abs(plain).max()
+
+
+def fetch_networks(folder: Path, python: str, **arguments: str) -> subprocess.CompletedProcess[str]:
+    """docker/weights.sh from folder/cache to folder/image, with `python` in the place of Python."""
+    tools = folder / "bin"
+    tools.mkdir()
+    for name, text in (("python", python), ("npm", "")):  # with an npm none is installed
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n", encoding="ascii")
+        (tools / name).chmod(0o755)
+    words = [ROOT / "docker" / "weights.sh", folder / "cache", folder / "image"]
+    return subprocess.run(
+        ["bash", *map(str, words)],
+        env={"PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": str(tools / "python"), **arguments},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ({"BIREFNET": "none"}, set()),
+        ({}, {"birefnet-general.singles.bin", "birefnet-general.singles.xml"}),
+        ({"BIREFNET_FORM": "rows"}, {"birefnet-general.rows.onnx"}),
+        (
+            {"BIREFNET": "lite", "BIREFNET_FORM": "halves"},
+            {"birefnet-general-lite.halves.bin", "birefnet-general-lite.halves.xml"},
+        ),
+    ],
+)
+def test_an_image_holds_what_is_loaded_and_not_what_it_was_made_of(
+    tmp_path: Path, arguments: dict[str, str], kept: set[str]
+) -> None:
+    for name in ("isnet-general-use", "birefnet-general", "birefnet-general-lite"):
+        home = tmp_path / "cache" / "models" / name
+        home.mkdir(parents=True)
+        for suffix in ("onnx", "lock", "source.json", "rows.onnx", "rows.rewrite.json"):
+            (home / f"{name}.{suffix}").touch()
+        for form in ("singles", "halves"):
+            for suffix in ("xml", "bin", "rewrite.json"):
+                (home / f"{name}.{form}.{suffix}").touch()
+    done = fetch_networks(tmp_path, 'echo "$@"', **arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"--form {arguments.get('BIREFNET_FORM', 'singles')} " in done.stdout
+    there = {path.name for path in (tmp_path / "image").rglob("*") if path.is_file()}
+    assert {name for name in there if not name.endswith(".json")} == {
+        "isnet-general-use.onnx",
+        *kept,
+    }
+    assert {name.partition(".")[0] for name in there if name.endswith(".source.json")} == {
+        name.partition(".")[0] for name in {"isnet-general-use", *kept}
+    }
+
+
+def test_a_network_that_cannot_be_had_ends_the_build_with_what_to_do(tmp_path: Path) -> None:
+    done = fetch_networks(tmp_path, "exit 1")
+    assert done.returncode == 1
+    assert "--build-arg BIREFNET=none" in done.stderr
+
+
+def test_an_argument_that_means_nothing_is_refused(tmp_path: Path) -> None:
+    done = fetch_networks(tmp_path, "exit 0", BIREFNET="some")
+    assert (done.returncode, "not some" in done.stderr) == (1, True)
