@@ -42,3 +42,7 @@ lock:
 	  .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    $(LOCK_FLAGS) -o $$each.txt $$each.in || exit 1; done
+	@.venv/bin/uv pip compile -q --python-platform x86_64-manylinux_2_28 --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" --excludes requirements-gpu-without.in \
+	  $(LOCK_FLAGS) -o requirements-gpu.txt requirements-gpu.in
