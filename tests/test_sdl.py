@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
+from functools import cache
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,7 @@ PAST_THE_SCHEMA = {"an unknown placement", "no price"}
 """What only the validator's cross-references refuse."""
 
 
+@cache
 def akash_schema() -> dict[str, Any]:
     schema: dict[str, Any] = YAML(typ="safe", pure=True).load(SCHEMA)
     return schema
