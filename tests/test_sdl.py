@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Callable
-from functools import cache
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
