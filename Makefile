@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PORT ?= 8000
 
-.PHONY: setup demo serve test lint types check bench weights lock
+.PHONY: setup demo serve test lint types check sdl bench weights lock
 .DEFAULT_GOAL := demo
 
 setup:
@@ -29,6 +29,10 @@ types: setup
 	@.venv/bin/mypy .
 
 check: lint types
+
+sdl: setup
+	@$(PY) -m scripts.sdl
+	@bash scripts/validate_sdl.sh
 
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking providers soak shots; do $(PY) -m bench.$$each || exit 1; done
