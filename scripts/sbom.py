@@ -48,9 +48,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def python_bom(environment: Path) -> dict[str, Any]:
     """What cyclonedx-py says of a venv's distributions."""
-    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--no-validate"]
     done = subprocess.run(
-        [*command, "--output-format", "JSON", str(environment)], check=True, capture_output=True
+        [*command, "--output-reproducible", "--output-format", "JSON", str(environment)],
+        check=True,
+        capture_output=True,
     )
     bom: dict[str, Any] = json.loads(done.stdout)
     bom.setdefault("metadata", {})

@@ -18,7 +18,7 @@ from services.inference import GraphRefused
 from services.weights import process_lock
 
 if TYPE_CHECKING:
-    from services.rewrite_prepare import RewriteManifest
+    from services.rewrite_prepare import Recipe, RewriteManifest
 
 _ROOT = Path(__file__).parent.parent
 _REFUSED = 3
@@ -51,8 +51,8 @@ async def prepared(  # noqa: PLR0913  # what it is made of, all named
     """The rewritten file beside `source`, made now unless it is there; raises NotPrepared.
 
     `convolutions` is how many deformable ones the network has: one less found is a refusal.
-    OpenVINO's own form stands without `source` where it was made of a file whose SHA-256 is among
-    `released`: an image need not hold both.
+    A form stands without `source` where it was made of a file whose SHA-256 is among `released`: an
+    image need not hold both.
     """
     target = place_of(source, form)
     words = [str(source), form, "--convolutions", str(convolutions), "--licence", licence]
@@ -104,19 +104,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _rewrite(
     source: Path, target: Path, asked: argparse.Namespace, *, split_rows: bool
 ) -> "RewriteManifest":
-    from services.rewrite_prepare import Recipe, prepare  # noqa: PLC0415  # onnx
+    from services.rewrite_prepare import prepare  # noqa: PLC0415  # onnx
 
-    recipe = Recipe(split_rows=split_rows, deformable_convolutions=asked.convolutions)
+    recipe = _recipe(asked, split_rows=split_rows)
     return prepare(source, target, licence=asked.licence, recipe=recipe)
+
+
+def _recipe(asked: argparse.Namespace, *, split_rows: bool = True) -> "Recipe":
+    from services.rewrite_prepare import Recipe  # noqa: PLC0415  # onnx
+
+    return Recipe(split_rows=split_rows, deformable_convolutions=asked.convolutions)
 
 
 def _require_alone(source: Path, target: Path, asked: argparse.Namespace) -> None:
     """Raises FileNotFoundError where `target` cannot stand in for `source`."""
-    from services import openvino_form  # noqa: PLC0415  # onnx
+    from services import openvino_form, rewrite_prepare  # noqa: PLC0415  # onnx
 
-    halves = asked.form is Form.HALVES
-    own = asked.form is not Form.ROWS
-    if not (own and openvino_form.stands_alone(target, halves=halves, released=asked.released)):
+    released = asked.released
+    if asked.form is Form.ROWS:
+        alone = rewrite_prepare.stands_alone(target, _recipe(asked), released=released)
+    else:
+        halves = asked.form is Form.HALVES
+        alone = openvino_form.stands_alone(target, halves=halves, released=released)
+    if not alone:
         raise FileNotFoundError(f"{source.name} is not there, and {target.name} cannot replace it")
 
 

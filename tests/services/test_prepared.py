@@ -98,9 +98,9 @@ async def test_whoever_stops_waiting_leaves_nothing_half_made(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("form", "known", "there"),
-    [(Form.SINGLES, True, True), (Form.SINGLES, False, False), (Form.ROWS, True, False)],
+    [(Form.SINGLES, True, True), (Form.SINGLES, False, False), (Form.ROWS, True, True)],
 )
-async def test_openvinos_own_form_stands_without_the_file_it_was_made_of(
+async def test_a_form_stands_without_the_file_it_was_made_of(
     source: Path, form: Form, *, known: bool, there: bool
 ) -> None:
     target = await make(source, form)
