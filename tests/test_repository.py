@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydantic_settings import BaseSettings
 
 from config import GROUPS, load_settings
@@ -91,13 +90,6 @@ def test_every_pinned_requirement_has_a_hash() -> None:
         pins = [line for line in text.splitlines() if "==" in line and not line.startswith("#")]
         assert pins
         assert all("--hash=sha256:" in line for line in pins)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_inside_the_documents_resolve(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
 
 
 def test_every_make_verb_in_the_documents_exists() -> None:
