@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PORT ?= 8000
 
-.PHONY: setup demo serve test lint types check bench weights lock
+.PHONY: setup demo serve test lint types check bench weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -32,6 +32,9 @@ check: lint types
 
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking providers soak shots; do $(PY) -m bench.$$each || exit 1; done
+
+release: setup
+	@$(PY) -m scripts.release
 
 lock:
 	@for each in requirements requirements-dev; do \

@@ -3,6 +3,9 @@
 `python -m scripts.configuration` writes them; a test compares.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
@@ -48,9 +51,18 @@ def configuration_page() -> str:
     return "\n".join(blocks)
 
 
-def main() -> None:
-    (ROOT / ".env.example").write_text(env_example(), encoding="utf-8")
-    (ROOT / "docs" / "CONFIGURATION.md").write_text(configuration_page(), encoding="utf-8")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0; with `--check` 1 where a file is not what would be written."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.configuration")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    texts = {".env.example": env_example(), "docs/CONFIGURATION.md": configuration_page()}
+    if not parser.parse_args(arguments).check:
+        for name, text in texts.items():
+            (ROOT / name).write_text(text, encoding="utf-8")
+        return 0
+    stale = [name for name, text in texts.items() if (ROOT / name).read_text("utf-8") != text]
+    print(*(f"{name} is not what config.py says" for name in stale), sep="\n", end="")
+    return int(bool(stale))
 
 
 def _title(group: type[Group]) -> str:
@@ -87,4 +99,4 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
