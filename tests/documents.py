@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARKER = re.compile(r"<!-- (run by|outside world): (.+?) -->\n\Z")
 _HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\]\(|<img src=\")([^)\s\"]+)[)\"]")
 
 
 @dataclass(frozen=True)

@@ -205,3 +205,12 @@ def test_links_resolve(document: Path) -> None:
         path = (document.parent / target).resolve() if target else document
         assert path.exists(), f"{document.name}: {link}"
         assert not anchor or anchor in anchors(path), f"{document.name}: {link}"
+
+
+def test_pictures_of_the_documents_are_small_and_used() -> None:
+    pictures = sorted((ROOT / "docs" / "images").iterdir())
+    shown = {(page.parent / link).resolve() for page in documents() for link in links(page)}
+    assert set(pictures) <= shown
+    for picture in pictures:
+        limit = 20_000 if picture.suffix == ".svg" else 120_000
+        assert picture.stat().st_size < limit, picture.name
