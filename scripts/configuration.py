@@ -30,7 +30,24 @@ with the local models and says so in its log and at `/ready`. What cannot be use
 with one line for each problem; keys are never printed.
 
 This page and `.env.example` are written by `python -m scripts.configuration` from `config.py`.
+
+## Look at these first
+
+These decide most; everything else has a default that fits the 2 vCPU, 4 GB box.
+
+| Variable | What to do with it |
+| --- | --- |
 """
+
+FIRST = {
+    "API_KEYS": "set it before anybody else reaches the port",
+    "RUNWARE_API_KEY": "your key, or `sandbox`; empty leaves its two models out",
+    "KIE_API_KEY": "your key, or `sandbox`; empty leaves its model out",
+    "DAILY_BUDGET_USD": "set it as soon as one of those is real",
+    "DATA_DIR": "name a folder on the persistent volume: ledger, records, picks and keys must last",
+    "PUBLIC_BASE_URL": "where the world reaches the service, if links shall be absolute",
+}
+"""The settings that a newcomer should decide on, in that order."""
 
 
 def env_example() -> str:
@@ -43,7 +60,8 @@ def env_example() -> str:
 
 
 def configuration_page() -> str:
-    blocks = [_DOC_HEAD]
+    first = [f"| `{name}` | {advice} |\n" for name, advice in FIRST.items()]
+    blocks = [_DOC_HEAD + "".join(first)]
     for group in GROUPS.values():
         rows = [_row(name, field) for name, field in group.model_fields.items()]
         table = "| Variable | Default | Meaning |\n| --- | --- | --- |\n" + "\n".join(rows)

@@ -14,7 +14,7 @@ from models.images import Flag
 from models.outcomes import SkipReason
 from models.schemas import ModelId
 from routers.problems import CRASHED, NOT_FOUND, TABLE, WRONG_METHOD
-from scripts.configuration import configuration_page, env_example
+from scripts.configuration import FIRST, configuration_page, env_example
 from tests.conftest import ROOT, make_settings
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -32,6 +32,11 @@ def test_env_example_is_what_the_settings_say() -> None:
 
 def test_the_configuration_page_is_what_the_settings_say() -> None:
     assert (ROOT / "docs" / "CONFIGURATION.md").read_text() == configuration_page()
+
+
+def test_the_settings_to_look_at_first_exist() -> None:
+    named = {name.upper() for group in GROUPS.values() for name in group.model_fields}
+    assert set(FIRST) <= named
 
 
 def test_env_example_means_the_same_to_pydantic_and_to_docker() -> None:
