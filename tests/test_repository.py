@@ -17,10 +17,22 @@ from routers.problems import CRASHED, NOT_FOUND, TABLE, WRONG_METHOD
 from scripts.configuration import FIRST, configuration_page, env_example
 from tests.conftest import ROOT, make_settings
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "clients").rglob("*.md")]
+)
 CODE = sorted(
     path
-    for folder in ("routers", "services", "models", "utils", "sandbox", "scripts", "bench", "tests")
+    for folder in (
+        "routers",
+        "services",
+        "models",
+        "utils",
+        "sandbox",
+        "scripts",
+        "bench",
+        "tests",
+        "clients",
+    )
     for path in (ROOT / folder).rglob("*.py")
     if path.name != "__init__.py"
 )
