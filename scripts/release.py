@@ -140,9 +140,9 @@ def generated_files(root: Path, _: str) -> Iterator[str]:
 
 
 def locks(root: Path, _: str) -> Iterator[str]:
-    """Every requirement of an .in file is pinned beside it, to a version that it allows."""
-    for wanted in sorted(root.glob("requirements*.in")):
-        lock = wanted.with_suffix(".txt")
+    """Every requirement of an .in file with a lock is pinned there, to a version that it allows."""
+    for lock in sorted(root.glob("requirements*.txt")):
+        wanted = lock.with_suffix(".in")
         pins = {canonicalize_name(name): pin for name, pin in _PIN.findall(_text(lock))}
         for each in _requirements(wanted):
             pin = pins.get(canonicalize_name(each.name))
