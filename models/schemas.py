@@ -373,7 +373,7 @@ class MemoryInfo(BaseModel):
     enlarging_mb: int = Field(description="Kept for enlargements: UPSCALE_MEMORY_MB.")
     networks_mb: int | None = Field(description="Kept for the local networks' process.")
     shots_mb: int | None = Field(description="What shots may reserve: all the rest.")
-    ben2_mb: int = Field(description="Kept for local-ben2's process; 0 where it cannot run.")
+    ben2_mb: int = Field(description="Kept for local-ben2's process; 0 where it is not even tried.")
     reserved_mb: int = Field(description="Reserved by the shots being worked on.")
 
 

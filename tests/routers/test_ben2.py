@@ -117,6 +117,7 @@ def test_a_card_is_shown_with_its_memory_and_a_network_that_cannot_reach_it_with
     state = ready["models"]["local-ben2"]
     assert state["status"] == "unavailable"
     assert state["reason"].startswith("onnxruntime cannot run ben2.onnx: ")
+    assert ready["memory"]["ben2_mb"] > 0
     assert ready["ben2"]["device"] is None
     assert ready["ben2"]["why"] == state["reason"]
 

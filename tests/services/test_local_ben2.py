@@ -21,6 +21,7 @@ from services.local_ben2 import Ben2File, LocalBen2, prediction_of
 from services.remover import RemovalOptions
 from services.workers import Workers
 from tests import ben2
+from tests.services import graphs
 from utils.clock import Deadline
 
 ON_CPU = Seat(Device.CPU, "It was asked for.")
@@ -204,6 +205,24 @@ async def test_cuda_that_is_not_there_is_unavailable_with_the_reason(
         pytest.skip("there is a card here")
     assert "onnxruntime cannot run ben2.onnx:" in (state.reason or "")
     assert (await model.info()).device is None
+
+
+@pytest.mark.anyio
+async def test_it_does_not_wait_behind_the_networks_on_the_processor(
+    tmp_path: Path, inference: InferenceProcess, workers: Workers
+) -> None:
+    model = remover(ben2.made(tmp_path / "ben2.onnx"), inference, workers)
+    others = InferenceProcess(idle_ttl_s=3600, budget_bytes=None)
+    endless = RunPlan(graphs.endless(tmp_path / "endless.onnx"), engine=Engine.ONNXRUNTIME)
+    job = asyncio.create_task(
+        others.run(endless, graphs.picture(), timeout_s=PATIENCE_S, expected_s=1)
+    )
+    await until(lambda: others.status().running)
+    assert (await cut(model, picture(191))).alpha.max() == 255
+    assert not job.done()
+    job.cancel()
+    await asyncio.wait({job})
+    await others.close()
 
 
 @pytest.mark.anyio
