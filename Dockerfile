@@ -82,7 +82,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY --from=weights /weights /weights
 COPY --from=base /var/lib/dpkg/status ./dpkg-status
 COPY scripts/__init__.py scripts/sbom.py ./scripts/
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 
 
 FROM sbom-tool AS sbom
@@ -108,7 +108,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     TEMP_DIR=/tmp/img-proc \
     DATA_DIR=/data \
     WEIGHTS_DOWNLOAD=false
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="img-proc-service" \
       org.opencontainers.image.description="Background removal by several models at once, and enlarging, for direct-to-film printing" \

@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 BIREFNET ?= none
 
-.PHONY: setup demo serve test lint types check sdl bench proof weights lock
+.PHONY: setup demo serve test lint types check sdl bench proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -41,6 +41,9 @@ bench: setup
 proof: setup
 	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)
 	@$(PY) -m scripts.prove_image
+
+release: setup
+	@$(PY) -m scripts.release
 
 lock:
 	@for each in requirements requirements-dev requirements-sbom; do \

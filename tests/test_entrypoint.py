@@ -204,5 +204,5 @@ def test_what_others_spool_goes_where_it_may_be_written(
     ground: Path, given: dict[str, str], used: str
 ) -> None:
     """On a read-only root /tmp is no place for it, and in a tmpfs it would be memory."""
-    done = enter(ground, "sh", "-c", 'echo "$TMPDIR"', **given)
+    done = enter(ground, "sh", "-c", 'echo "$TMPDIR"', user=None, **given)
     assert Path(done.stdout.strip()) == ground / used
