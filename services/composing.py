@@ -50,6 +50,7 @@ _WHITE = (255, 255, 255, 255)
 # Bleeding: beyond 16 pixels no block of a JPEG (8 x 8, colours not subsampled) touches the rim.
 _BLEED_RADII = (16, 6, 2)
 _HALO = max(_BLEED_RADII)
+_PART_COLUMNS = 256
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a ZIP can say: the same picture, the same bytes
 
 
@@ -190,15 +191,23 @@ def bled(block: Pixels) -> Pixels:
     """A block's colours (rows, width, 3), those of visible pixels run out under alpha 0.
 
     The nearer the rim, the smaller the surroundings that a colour is the mean of; what is farther
-    from anything visible than 16 pixels becomes white.
+    from anything visible than 16 pixels becomes white. Only parts that a rim crosses are worked on.
     """
     hidden = block[..., 3] == 0
     rgb = block[..., :3].copy()
-    if not hidden.any():
-        return rgb
     rgb[hidden] = 255
-    if hidden.all():
-        return rgb
+    for left in range(0, block.shape[1], _PART_COLUMNS):
+        first, right = max(0, left - _HALO), left + _PART_COLUMNS
+        around = slice(first, right + _HALO)
+        if hidden[:, around].any() and not hidden[:, around].all():
+            part = _filled(block[:, around], hidden[:, around], rgb[:, around])
+            rgb[:, left:right] = part[:, left - first :][:, :_PART_COLUMNS]
+    return rgb
+
+
+def _filled(block: Pixels, hidden: NDArray[np.bool_], rgb: Pixels) -> Pixels:
+    """The colours `rgb` of a part, with the means of what is visible where nothing is."""
+    rgb = rgb.copy()
     weight = block[..., 3].astype(np.float32)
     weighted = block[..., :3] * weight[..., np.newaxis]
     for radius in _BLEED_RADII:
@@ -313,7 +322,9 @@ class Resized:
         resizing = Resizing(whole.width, whole.height, self.width, self.height)
         window = np.empty((0, whole.width, 4), np.uint8)
         first = 0
-        for strip in resizing.strips(max(32, _STRIP_PIXELS // whole.width)):
+        # much longer than what it overlaps with its neighbours
+        rows = max(32, 4 * resizing.reach, _STRIP_PIXELS // whole.width)
+        for strip in resizing.strips(rows):
             window = window[strip.source.start - first :]
             first = strip.source.start
             window = np.concatenate((window, whole.read(strip.source.stop - first - len(window))))

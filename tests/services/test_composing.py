@@ -181,7 +181,7 @@ def test_the_same_picture_is_the_same_zip(tmp_path: Path) -> None:
 
 
 def test_bleeding_by_strips_equals_bleeding_at_once() -> None:
-    rgba = disc(width=80, height=400, radius=35)
+    rgba = disc(width=700, height=400, radius=180)
     parts = [rgba[top : top + 64] for top in range(0, 400, 64)]
     np.testing.assert_array_equal(
         np.concatenate(list(composing._bled_strips(iter(parts)))), bled(rgba)
