@@ -50,6 +50,7 @@ _WHITE = (255, 255, 255, 255)
 # Bleeding: beyond 16 pixels no block of a JPEG (8 x 8, colours not subsampled) touches the rim.
 _BLEED_RADII = (16, 6, 2)
 _HALO = max(_BLEED_RADII)
+_DUST = 10  # alpha that no box of what is visible includes (services/records.py)
 _PART_COLUMNS = 256
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a ZIP can say: the same picture, the same bytes
 
@@ -188,12 +189,13 @@ def over(above: Pixels, below: Pixels) -> Pixels:
 
 
 def bled(block: Pixels) -> Pixels:
-    """A block's colours (rows, width, 3), those of visible pixels run out under alpha 0.
+    """A block's colours (rows, width, 3), those of visible pixels run out under what is not.
 
     The nearer the rim, the smaller the surroundings that a colour is the mean of; what is farther
-    from anything visible than 16 pixels becomes white. Only parts that a rim crosses are worked on.
+    from anything visible than 16 pixels becomes white. Traces of alpha count as hidden: their
+    colours are noise. Only parts that a rim crosses are worked on.
     """
-    hidden = block[..., 3] == 0
+    hidden = block[..., 3] <= _DUST
     rgb = block[..., :3].copy()
     rgb[hidden] = 255
     for left in range(0, block.shape[1], _PART_COLUMNS):
@@ -208,7 +210,7 @@ def bled(block: Pixels) -> Pixels:
 def _filled(block: Pixels, hidden: NDArray[np.bool_], rgb: Pixels) -> Pixels:
     """The colours `rgb` of a part, with the means of what is visible where nothing is."""
     rgb = rgb.copy()
-    weight = block[..., 3].astype(np.float32)
+    weight = np.where(hidden, 0, block[..., 3]).astype(np.float32)
     weighted = block[..., :3] * weight[..., np.newaxis]
     for radius in _BLEED_RADII:
         near = _mean(weight, radius)

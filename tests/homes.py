@@ -4,6 +4,7 @@ Each lies under .venv-judges/, is made once from a pinned and hashed list, and k
 the list stays the same. Where it cannot be made (no registry), the test is skipped and says so.
 """
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -60,16 +61,19 @@ def _kept(
 ) -> Path:
     home, stamp = HOMES / name, HOMES / name / "made-from"
     digest = hashlib.sha256(b"".join(each.read_bytes() for each in wanted)).hexdigest()
-    if stamp.is_file() and stamp.read_text() == digest:
-        return home
-    shutil.rmtree(home, ignore_errors=True)
-    done = make(home)
-    if done.returncode:
-        for tampered in ("DO NOT MATCH THE HASHES", "EINTEGRITY"):
-            assert tampered not in done.stderr, done.stderr
-        pytest.skip(f"NO JUDGE: {wanted[-1].name} cannot be installed: {done.stderr[-300:]}")
-    stamp.write_text(digest)
-    return home
+    HOMES.mkdir(exist_ok=True)
+    with (HOMES / f"{name}.lock").open("w") as turn:  # pytest-xdist has several processes
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if stamp.is_file() and stamp.read_text() == digest:
+            return home
+        shutil.rmtree(home, ignore_errors=True)
+        done = make(home)
+        if done.returncode == 0:
+            stamp.write_text(digest)
+            return home
+    for tampered in ("DO NOT MATCH THE HASHES", "EINTEGRITY"):
+        assert tampered not in done.stderr, done.stderr
+    pytest.skip(f"NO JUDGE: {wanted[-1].name} cannot be installed: {done.stderr[-300:]}")
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -191,9 +191,11 @@ def test_bleeding_by_strips_equals_bleeding_at_once() -> None:
 def test_colours_run_out_under_nothing_and_stay_where_they_show() -> None:
     rgba = disc()
     colours = bled(rgba)
-    seen = rgba[..., 3] > 0
+    seen = rgba[..., 3] > 10
     np.testing.assert_array_equal(colours[seen], rgba[..., :3][seen])
     assert (colours[0, 0] == 255).all()
+    rgba[3, 3] = (0, 0, 255, 10)  # a speck of dust
+    np.testing.assert_array_equal(bled(rgba), colours)
     assert abs(int(colours[45, 26, 0]) - 220) <= 1
     assert abs(int(colours[45, 94, 0]) - 30) <= 1
 
