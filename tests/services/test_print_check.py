@@ -376,7 +376,7 @@ def test_no_shape_or_alpha_crashes_it(shape: tuple[int, int]) -> None:
 
 
 def test_a_sample_of_many_blocks_measures_like_all_of_them() -> None:
-    """A disc of its own in every block: 144 of them, of which every third is looked at."""
+    """A disc of its own in every block: 144 of them, of which 40 are looked at."""
     one = np.zeros((256, 256), np.uint8)
     one[28:228, 28:228] = disc(200, 90)
     many = np.tile(one, (12, 12))
