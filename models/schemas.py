@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.errors import FailureCode
 from models.images import Edge, Flag, Holes, PictureKind
-from models.inference import Engine, Precision
+from models.inference import Device, Engine, Precision
 from models.outcomes import SkipReason
 from utils.png import Compression
 
@@ -23,6 +23,7 @@ class ModelId(StrEnum):
     LOCAL_BIREFNET = "local-birefnet-general"
     LOCAL_ISNET = "local-isnet"
     LOCAL_KNOCKOUT = "local-knockout"
+    LOCAL_BEN2 = "local-ben2"
 
 
 class Output(StrEnum):
@@ -389,6 +390,7 @@ class Readiness(BaseModel):
     queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")
     printing: "QueueInfo" = Field(description="Enlargements: their clients may be slow.")
     inference: "InferenceInfo"
+    ben2: "Ben2Info | None" = Field(None, description="local-ben2; null where it is not set up.")
     idempotency: "IdempotencyInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
@@ -413,6 +415,7 @@ class MemoryInfo(BaseModel):
     enlarging_mb: int = Field(description="Kept for enlargements: UPSCALE_MEMORY_MB.")
     networks_mb: int | None = Field(description="Kept for the local networks' process.")
     shots_mb: int | None = Field(description="What shots may reserve: all the rest.")
+    ben2_mb: int = Field(description="Kept for local-ben2's process; 0 where it is not even tried.")
     reserved_mb: int = Field(description="Reserved by the shots being worked on.")
 
 
@@ -428,6 +431,30 @@ class InferenceInfo(BaseModel):
     load_s: dict[str, float] = Field(
         description="How long each network took to load when it last did."
     )
+
+
+class CardInfo(BaseModel):
+    """The graphics card as nvidia-smi names it; MiB, of everything that runs on it."""
+
+    name: str = Field(examples=["NVIDIA GeForce RTX 4090"])
+    driver: str
+    memory_total_mb: int | None
+    memory_used_mb: int | None
+
+
+class Ben2Info(BaseModel):
+    """Where local-ben2 runs, and the process of its own that runs it."""
+
+    asked: Device = Field(description="BEN2_DEVICE.")
+    device: Device | None = Field(description="`cuda` or `cpu`; null: nowhere.")
+    why: str = Field(description="What decided that.")
+    card: CardInfo | None = Field(description="null: nvidia-smi names none.")
+    resident_mb: int | None = Field(
+        description="Memory of its process, the card's apart; null while there is none."
+    )
+    loaded: bool
+    running: bool
+    waiting: int
 
 
 class IdempotencyInfo(BaseModel):

@@ -216,6 +216,8 @@ class Shotgun:
         return replace(plan, options=replace(plan.options, allowance=allowance))
 
     def _skip(self, model: ModelId) -> Skipped | None:
+        if model not in self._removers:
+            return Skipped(SkipReason.UNCONFIGURED, "It is not set up on this installation.")
         now = self._removers[model].availability()
         reason = _SKIP_REASONS.get(now.status)
         return Skipped(reason, now.reason or "") if reason else None
