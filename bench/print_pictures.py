@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.edges import PIECES, ROOT, artwork, laid_on
+from bench.edges import DATA, PIECES, ROOT, artwork, laid_on
 from bench.fringe import by_isnet, cut_each_way, under
 from models.images import Cutout, Edge, Pixels, SourceImage
 from services.edge_modes import EdgeFinish
@@ -103,6 +103,20 @@ def overlays() -> Image.Image:
     return sheet(titles, [[blended(marked(each), (200, 200, 200)) for each in ways]])
 
 
+def network() -> Image.Image:
+    """A cut-out that rembg made with ISNet, where it is semi-transparent, and the same of `print`."""
+    rgba = np.asarray(Image.open(DATA / "anime-girl-1.isnet-general-use.png").convert("RGBA"))
+    source = Cutout(rgba[..., :3], np.ascontiguousarray(rgba[..., 3]))
+    ways = [edged(source, EdgeFinish(edge)) for edge in (Edge.SOFT, Edge.PRINT)]
+    for _, report in ways:
+        print(report)
+    shown = [np.dstack((way.rgb, way.alpha)) for way, _ in ways]
+    return sheet(
+        ["edge=soft", "its overlay", "overlay of edge=print"],
+        [[cut(blended(each), NETWORK_BOX) for each in (shown[0], *map(marked, shown))]],
+    )
+
+
 def halftones() -> Image.Image:
     source = glow()
     soft = np.dstack((source.rgb, source.alpha))
@@ -128,11 +142,13 @@ def fringes() -> Image.Image:
     return sheet(["rembg", "rembg decontaminate", "ours", "the artwork itself"], lines)
 
 
+NETWORK_BOX = (180, 0, 600)
 FRINGE_BOX = (20, 560, 80)
 LOSSLESS = {"print-overlay", "print-halftone"}
 PICTURES = {
     "print-edges": edges_on_black,
     "print-overlay": overlays,
+    "print-network": network,
     "print-halftone": halftones,
     "print-fringe": fringes,
 }
@@ -147,7 +163,7 @@ def main() -> None:
 
     for name, draw in PICTURES.items():
         path = folder / f"{name}.webp"
-        draw().save(path, lossless=name in LOSSLESS, method=6, quality=90)
+        draw().save(path, lossless=name in LOSSLESS, method=6, quality=80)
         print(path, path.stat().st_size)
 
 

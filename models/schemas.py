@@ -264,7 +264,7 @@ class EdgeReport(BaseModel):
 
     edge: Edge
     before: EdgeCounts = Field(
-        description="Of the cut-out, or of the plain Lanczos enlargement, untreated."
+        description="Of the cut-out, or of the plain Lanczos enlargement, islands apart."
     )
     after: EdgeCounts
     islands_dropped: int = Field(description="Parts of less than 0.5 mm that are gone.")
