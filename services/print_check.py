@@ -315,6 +315,8 @@ def _judge_alpha(report: _Report, alpha: Pixels, size: PrintSize, edge: Edge) ->
         wanted=Wanted(limits.warn_line_px, limits.warn_gap_px, limits.least_island_px),
         ghost_reach_px=limits.most_ghost_reach_px,
     )
+    if edge is not Edge.SOFT:
+        structure.islands = 0  # the others drop them
     for judge in (_ghost_pixels, _near_opaque, _soft_area):
         report.add(judge(edges, limits))
     report.add(_edge_band(edges.width * scale / plane.scale, limits))

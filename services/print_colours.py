@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.images import Pixels
-from services.print_plane import GHOST, SOLID
+from services.edge_modes import GHOST, SOLID
 
 GARMENTS = {"black": (17, 17, 17), "white": (255, 255, 255), "heather": (158, 160, 163)}
 """sRGB of the shirts that have a name; black and heather cotton are no pure colours."""

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.images import Pixels
+from services.edge_modes import GHOST, HALF
 from services.print_masks import Mask, outline_of, spread
-from services.print_plane import GHOST, Block, Plane
-from services.print_softness import HALF
+from services.print_plane import Block, Plane
 
 _SQUARE = np.ones((3, 3), np.bool_)
 _LINE_LENGTHS = 3  # times its limit that a line is long at least; shorter ones are dots and tips

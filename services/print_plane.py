@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import Edge, Pixels
-from services.ringing import GHOST as GHOST  # noqa: PLC0414  # for all that look at a plane
-from services.ringing import SOLID as SOLID  # noqa: PLC0414
+from services.edge_modes import GHOST, HALF, SOLID
 
 BLOCK = 256  # pixels of the plane a side: its masks stay in a core's cache
 MARGIN = 16
 """Pixels of the plane around a block that are drawn as well, so that it sees its neighbours."""
 
-_HALF = 128
 _SIMD = PIL.__version__.endswith(".post0")
 _KERNEL_REACH = 4  # source pixels, or pixels of the plane where those are larger
 
@@ -37,7 +35,7 @@ def edge_table(edge: Edge) -> Pixels | None:
 
 def _tables() -> Mapping[str, Pixels]:
     alpha = np.arange(256, dtype=np.uint8)
-    hard = np.where(alpha >= _HALF, 255, 0).astype(np.uint8)
+    hard = np.where(alpha >= HALF, 255, 0).astype(np.uint8)
     snapped = np.where(alpha <= GHOST, 0, np.where(alpha >= SOLID, 255, alpha)).astype(np.uint8)
     # a halftone's dots are hard; what they cover on average is what it looks like
     return {"print": snapped, "hard": hard, "halftone": hard}

@@ -41,6 +41,7 @@ from services.access import caller
 from services.admission import Gate
 from services.appetite import Appetite, appetite
 from services.budgets import Budgets
+from services.edge_modes import EdgeFinish
 from services.flight import Flight, require_success
 from services.intake import inspect, read
 from services.places import Place, Places
@@ -68,9 +69,10 @@ _SKIP_REASONS = {
 class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
-    `prints` is how its cut-outs are to be enlarged, if they are; `max_cost_usd` what all of its
-    paid models may cost together, None where that is left to the budgets; `check` how its cut-outs
-    are to be printed, where that is to be looked at; `policy` which of the
+    `prints` is how its cut-outs are to be enlarged, if they are, and `edge` what becomes of their
+    partial alpha before they are stored; `check` how they are to be printed, where that is to be
+    looked at; `max_cost_usd` what all of its
+    paid models may cost together, None where that is left to the budgets; `policy` which of the
     models are asked when, and how many make an answer. `on_created` is told the shot's id once its
     record is on disk; no model is asked before it has returned. `when_complete` is told of the
     record when the last model has landed.
@@ -80,6 +82,7 @@ class Plan:
     options: RemovalOptions
     deadline: Deadline
     prints: SizeParameters | None = None
+    edge: EdgeFinish = field(default_factory=EdgeFinish)
     check: Wish | None = None
     max_cost_usd: Decimal | None = None
     policy: modes.Policy = field(default_factory=modes.Policy)
@@ -388,7 +391,7 @@ class Shotgun:
         """Write the cut-out; a disk that refuses is this model's failure and nobody else's."""
         write = partial(store_cutout, self._results, request_id, model)
         try:
-            stored = await self._workers.pixels(write, outcome.cutout)
+            stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
         except OSError as error:
             return _failure(error, model=model, latency_ms=outcome.latency_ms), None
         if plan.check is None:

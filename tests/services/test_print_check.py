@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from models.images import Edge, Pixels
 from models.print_check import CheckId, PrintCheck, PrintLimits, Severity
 from models.schemas import SizeParameters
+from services.edge_modes import EdgeFinish
 from services.lanczos import Resizing
 from services.print_check import Art, Wish, check_print
 from services.print_colours import StoredColour, garment_colour
@@ -115,6 +116,13 @@ def test_a_dot_of_half_a_millimetre_is_no_speck() -> None:
     assert measured(alpha, CheckId.STRAY_ISLANDS) == 0
 
 
+def test_an_edge_that_drops_specks_has_none() -> None:
+    alpha = disc(radius=60)
+    alpha[10:13, 10:13] = 255
+    for edge in (Edge.PRINT, Edge.HARD, Edge.HALFTONE):
+        assert measured(alpha, CheckId.STRAY_ISLANDS, edge=edge) == 0
+
+
 def test_specks_grow_with_the_print() -> None:
     alpha = disc(radius=60)
     alpha[10:13, 10:13] = 255
@@ -146,7 +154,9 @@ def test_what_is_counted_is_what_the_enlargement_has(scale: float, edge: Edge) -
     side = round(200 * scale)
     (strip,) = Resizing(200, 200, side, side).strips(200)
     window = np.dstack([alpha, alpha])
-    made = finish_alpha(strip.resize(window), window=window, strip=strip, edge=edge)[..., 1]
+    made = finish_alpha(strip.resize(window), window=window, strip=strip, edge=EdgeFinish(edge))[
+        ..., 1
+    ]
     printed, predicted = checked(made), checked(alpha, scale=scale, edge=edge)
     for check in (CheckId.GHOST_PIXELS, CheckId.NEAR_OPAQUE, CheckId.EDGE_BAND):
         wanted = of(printed, check).measured
@@ -196,7 +206,10 @@ def test_a_glow_is_a_soft_area_with_ghosts_and_a_veil_has_crisp_edges() -> None:
     veil = np.where(away < 120, 140, 0).astype(np.uint8)
     report = checked(veil)
     assert of(report, CheckId.SOFT_AREA).severity == "fail"
+    assert of(report, CheckId.SOFT_AREA).autofix == "edge=halftone"
     assert of(report, CheckId.EDGE_BAND).severity == "pass"
+    dots = checked(veil, edge=Edge.HALFTONE)
+    assert of(dots, CheckId.SOFT_AREA).severity == "pass"
 
 
 def test_nearly_solid_artwork_is_measured_without_its_rim() -> None:
