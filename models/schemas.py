@@ -392,6 +392,7 @@ class Readiness(BaseModel):
     inference: "InferenceInfo"
     ben2: "Ben2Info | None" = Field(None, description="local-ben2; null where it is not set up.")
     idempotency: "IdempotencyInfo"
+    data: "DataInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 
@@ -459,6 +460,13 @@ class Ben2Info(BaseModel):
 
 class IdempotencyInfo(BaseModel):
     """Whether requests with an Idempotency-Key can be answered."""
+
+    available: bool
+    reason: str | None = None
+
+
+class DataInfo(BaseModel):
+    """Whether ledger, records, keys and picks are kept where DATA_DIR says."""
 
     available: bool
     reason: str | None = None
