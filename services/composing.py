@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from models.errors import UnknownForeground
-from models.images import Edge, Pixels
+from models.images import Pixels
 from models.removebg import RemovebgParameters
 from services.canvas import (
     Layout,
@@ -32,6 +32,7 @@ from services.canvas import (
     moves,
     region,
 )
+from services.edge_modes import EdgeFinish
 from services.intake import inspect, refusals
 from services.lanczos import Resizing
 from services.records import visible_box
@@ -46,6 +47,7 @@ MAX_JPEG_SIDE = 65_500
 _STRIP_PIXELS = 1 << 19
 _LEAST_ROWS = 64  # so that a strip's neighbours are always enough to bleed from
 _JPEG = {"quality": 95, "subsampling": 0}
+_SOFT = EdgeFinish()
 _WHITE = (255, 255, 255, 255)
 # Bleeding: beyond 16 pixels no block of a JPEG (8 x 8, colours not subsampled) touches the rim.
 _BLEED_RADII = (16, 6, 2)
@@ -331,7 +333,7 @@ class Resized:
             first = strip.source.start
             window = np.concatenate((window, whole.read(strip.source.stop - first - len(window))))
             resized = strip.resize(window)
-            resized = finish_alpha(resized, window=window, strip=strip, edge=Edge.SOFT)
+            resized = finish_alpha(resized, window=window, strip=strip, edge=_SOFT)
             yield resized[min(strip.rows.start, 1) :]
 
 
