@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
 from routers import (
+    analyze,
     background,
     costs,
     documentation,
@@ -59,7 +60,8 @@ def create_app(
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)
     problems.install(app)
-    for module in (health, background, upscale, pipeline, results, sessions, costs, preferences):
+    told = (health, background, upscale, pipeline, analyze, results, sessions, costs, preferences)
+    for module in told:
         app.include_router(module.router)
     documentation.install(app)
     return app

@@ -11,6 +11,7 @@ from models.errors import FailureCode
 from models.images import Edge, Flag, Holes, PictureKind
 from models.inference import Engine, Precision
 from models.outcomes import SkipReason
+from models.print_check import GARMENT_FIELD, Garment, PrintCheck, PrintedSize
 from utils.png import Compression
 
 
@@ -73,10 +74,8 @@ def _split_commas(value: object) -> object:
 ModelList = Annotated[list[ModelId] | None, BeforeValidator(_split_commas)]
 
 
-class RemovalParameters(BaseModel):
+class RemovalParameters(PrintedSize):
     """What a caller may say about a shot; in the query, the form or the JSON body."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: ModelList = Field(
         None,
@@ -130,6 +129,12 @@ class RemovalParameters(BaseModel):
         "model has landed. Needs WEBHOOK_SECRET.",
         examples=["https://shop.example/cutouts"],
     )
+    print_check: bool = Field(
+        default=False,
+        description="Say of every cut-out how it prints at the size given by `preset`, `width_in` "
+        "or `height_in`.",
+    )
+    garment: Annotated[Garment | None, GARMENT_FIELD] = None
 
 
 MAX_SCALE = 8
@@ -143,10 +148,8 @@ class PictureFormat(StrEnum):
     TIFF = "tiff"
 
 
-class SizeParameters(BaseModel):
+class SizeParameters(PrintedSize):
     """How large a print becomes, what its rim looks like, and how hard it is packed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float | None = Field(
         None,
@@ -155,15 +158,6 @@ class SizeParameters(BaseModel):
         description="Times as large, whole or fractional, at most 8. Left out: 4, or what the "
         "inches ask for.",
         examples=[4],
-    )
-    width_in: float | None = Field(
-        None, gt=0, le=1000, description="Width of the print in inches, at `dpi`."
-    )
-    height_in: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
-        description="Height of the print in inches; with both given the picture fits inside.",
     )
     dpi: float = Field(
         300, ge=1, le=10_000, description="Dots an inch of the result, also written into the file."
@@ -274,6 +268,9 @@ class ResultEntry(BaseModel):
     print: PrintReport | None = None
     print_problem: str | None = Field(
         None, description="Why this cut-out cannot be enlarged as asked."
+    )
+    print_check: PrintCheck | None = Field(
+        None, description="How it will print, with print_check=true."
     )
     cost_usd: float | None = None
     score: float | None = Field(None, description="0..1; says how it compares within this shot.")
