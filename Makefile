@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PORT ?= 8000
 
-.PHONY: setup demo serve test lint types check bench weights lock
+.PHONY: setup demo serve test lint types check sdl bench weights lock
 .DEFAULT_GOAL := demo
 
 setup:
@@ -30,6 +30,10 @@ types: setup
 
 check: lint types
 
+sdl: setup
+	@$(PY) -m scripts.sdl
+	@bash scripts/validate_sdl.sh
+
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check providers soak shots; do $(PY) -m bench.$$each || exit 1; done
 
@@ -38,3 +42,7 @@ lock:
 	  .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    $(LOCK_FLAGS) -o $$each.txt $$each.in || exit 1; done
+	@.venv/bin/uv pip compile -q --python-platform x86_64-manylinux_2_28 --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" --excludes requirements-gpu-without.in \
+	  $(LOCK_FLAGS) -o requirements-gpu.txt requirements-gpu.in

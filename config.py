@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.inference import BirefnetSize, Engine, LocalProfile, Precision
+from models.inference import BirefnetSize, Device, Engine, LocalProfile, Precision
 
 MIB = 1024 * 1024
 
@@ -125,6 +125,9 @@ PriceList = Annotated[
 ]
 Dollars = Annotated[Decimal | None, BeforeValidator(_none_if_empty)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
+Checksum = Annotated[
+    Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None, BeforeValidator(_none_if_empty)
+]
 CommaSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_list)]
 
 
@@ -416,6 +419,27 @@ class LocalSettings(Group):
     )
 
 
+class Ben2Settings(Group):
+    """BEN2 on a graphics card."""
+
+    ben2_weights: OptionalPath = Field(
+        None,
+        description="The file BEN2_Base.onnx of PramaLLC/BEN2. Empty: there is no local-ben2. "
+        "Set: it joins the default models. See docs/GPU.md.",
+    )
+    ben2_sha256: Checksum = Field(
+        None,
+        description="SHA-256 of that file, 64 hexadecimal digits in lower case. A file that it "
+        "does not prove is never run.",
+    )
+    ben2_device: Device = Field(
+        Device.AUTO,
+        description="`auto`: CUDA where nvidia-smi names a card, else local-ben2 is unavailable; "
+        "`cuda`: CUDA without looking for a card first; `cpu`: the processor (reported elsewhere: "
+        "18 s a picture and 4 GB).",
+    )
+
+
 class PickSettings(Group):
     """What customers picked, and what is made of it."""
 
@@ -513,6 +537,7 @@ class Settings(BaseModel):
     storage: StorageSettings
     webhooks: WebhookSettings
     local: LocalSettings
+    ben2: Ben2Settings
     picks: PickSettings
     prints: PrintSettings
 
@@ -525,6 +550,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "storage": StorageSettings,
     "webhooks": WebhookSettings,
     "local": LocalSettings,
+    "ben2": Ben2Settings,
     "picks": PickSettings,
     "prints": PrintSettings,
 }

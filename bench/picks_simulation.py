@@ -46,7 +46,7 @@ FIVE = MODELS[:5]
 FREE = tuple(model for model in FIVE if model not in PAID)
 PAID_FIVE = tuple(model for model in FIVE if model in PAID)
 LOOKED_AT = np.array([1.0, 0.7, 0.5, 0.4, 0.3, 0.3])
-# in the models' order; what is best in the first half is worth its price, then another is
+# in the models' order, without BEN2; what is best at first is worth its price, then another is
 BEFORE = np.array([1.0, 0.5, 4.0, 1.5, 0.8, 0.5])
 AFTER = np.array([5.0, 0.5, 0.4, 1.0, 2.0, 0.5])
 
@@ -109,7 +109,7 @@ def play(
         for _ in range(SHOTS_A_DAY):
             paid = _worth(learned, luck) if adaptive else tuple(fixed)
             shown = _in_order([*FREE, *paid], learned, luck)
-            liking = np.log(taste) + luck.gumbel(size=len(MODELS))
+            liking = np.log(taste) + luck.gumbel(size=len(taste))
             cell.count(_ballot(shown, _picked(shown, liking)), 1)
             cost += sum(PRICES[model] for model in paid)
             favourite = MODELS[int(np.argmax(liking[: len(FIVE)]))]
@@ -134,7 +134,7 @@ def place_bias(shots: int = 4000, seed: int = 3) -> dict[str, Any]:
         if luck.random() < 0.5:
             shown = np.roll(shown, int(luck.integers(1, 5)))
         models = [int(each) for each in shown]
-        liking = np.log(BEFORE) + np.zeros(len(MODELS))
+        liking = np.log(BEFORE)
         worth = np.exp(liking[models]) * LOOKED_AT[: len(models)]
         winner = models[int(luck.choice(len(models), p=worth / worth.sum()))]
         cell.count(Ballot("2026-11-24", "photo", winner, tuple(models), ()), 1)

@@ -55,7 +55,7 @@ SLOTS = {
     "knock-out": ModelId.LOCAL_KNOCKOUT,
 }
 PAID = (ModelId.RUNWARE_RMBG, ModelId.RUNWARE_BIREFNET)
-NETWORKS = tuple(model for model in ModelId if model is not ModelId.LOCAL_KNOCKOUT)
+NETWORKS = tuple(ModelId)[:5]
 NAMES = tuple(each.name for each in fields(Evidence))
 
 

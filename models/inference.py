@@ -21,6 +21,14 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Device(StrEnum):
+    """Where a network runs; `auto` is a graphics card or nowhere."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
 class Architecture(StrEnum):
     """What a network is, as far as it decides what running it takes."""
 
@@ -55,7 +63,9 @@ class RunPlan:
 
     `path` is an .onnx file, or an OpenVINO .xml with its .bin beside it. `output` names the output
     to compute, None for the first. `cache_dir` is where OpenVINO keeps what it compiled.
-    `low_memory` trades seconds for a lower peak.
+    `low_memory` trades seconds for a lower peak. `device` is `cuda` or `cpu`, the former under
+    onnxruntime alone. `side`: the file must take and answer squares of so many pixels; None: it is
+    not looked at.
     """
 
     path: Path
@@ -65,6 +75,8 @@ class RunPlan:
     output: str | None = None
     cache_dir: Path | None = None
     low_memory: bool = False
+    device: Device = Device.CPU
+    side: int | None = None
 
 
 class LocalProfile(StrEnum):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.errors import FailureCode
 from models.images import Edge, Flag, Holes, PictureKind
-from models.inference import Engine, Precision
+from models.inference import Device, Engine, Precision
 from models.outcomes import SkipReason
 from models.print_check import GARMENT_FIELD, Garment, PrintCheck, PrintedSize
 from utils.png import Compression
@@ -24,6 +24,7 @@ class ModelId(StrEnum):
     LOCAL_BIREFNET = "local-birefnet-general"
     LOCAL_ISNET = "local-isnet"
     LOCAL_KNOCKOUT = "local-knockout"
+    LOCAL_BEN2 = "local-ben2"
 
 
 class Output(StrEnum):
@@ -74,7 +75,35 @@ def _split_commas(value: object) -> object:
 ModelList = Annotated[list[ModelId] | None, BeforeValidator(_split_commas)]
 
 
-class RemovalParameters(PrintedSize):
+class EdgeParameters(BaseModel):
+    """What becomes of partial alpha."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    edge: Edge = Field(
+        Edge.SOFT,
+        description="`print` clears traces of alpha (up to 25) and fills what is nearly opaque "
+        "(from 230); `hard` leaves no alpha in between; `halftone` turns it into dots. All three "
+        "drop islands of less than 0.5 mm.",
+    )
+    dpi: float = Field(
+        300,
+        ge=1,
+        le=10_000,
+        description="Dots an inch of the result, also written into the file of a print.",
+    )
+    lpi: float = Field(
+        45,
+        ge=10,
+        le=200,
+        description="`edge=halftone`: lines of dots an inch, at most a quarter of `dpi`.",
+    )
+    angle: float = Field(
+        45, ge=0, le=90, description="`edge=halftone`: what the lines are turned by, in degrees."
+    )
+
+
+class RemovalParameters(PrintedSize, EdgeParameters):
     """What a caller may say about a shot; in the query, the form or the JSON body."""
 
     models: ModelList = Field(
@@ -148,7 +177,7 @@ class PictureFormat(StrEnum):
     TIFF = "tiff"
 
 
-class SizeParameters(PrintedSize):
+class SizeParameters(PrintedSize, EdgeParameters):
     """How large a print becomes, what its rim looks like, and how hard it is packed."""
 
     scale: float | None = Field(
@@ -158,14 +187,6 @@ class SizeParameters(PrintedSize):
         description="Times as large, whole or fractional, at most 8. Left out: 4, or what the "
         "inches ask for.",
         examples=[4],
-    )
-    dpi: float = Field(
-        300, ge=1, le=10_000, description="Dots an inch of the result, also written into the file."
-    )
-    edge: Edge = Field(
-        Edge.SOFT,
-        description="`print` clears traces of alpha (up to 25) and fills what is nearly opaque "
-        "(from 230); `hard` leaves no alpha in between.",
     )
     trim: bool = Field(
         default=False, description="Cut away the margin around what is visible (alpha above 10)."
@@ -182,6 +203,9 @@ class UpscaleParameters(SizeParameters):
         PictureFormat.PNG,
         description="`webp` is lossless and at most 16383 pixels a side; `tiff` becomes BigTIFF "
         "where it must.",
+    )
+    overlay: bool = Field(
+        default=False, description="Paint every semi-transparent pixel red, to look at."
     )
 
 
@@ -207,6 +231,9 @@ class PrintQuery(SizeParameters):
         description="Enlarge it, four times unless a size says otherwise; any of the size "
         "parameters asks for it as well.",
     )
+    overlay: bool = Field(
+        default=False, description="Paint every semi-transparent pixel red, to look at."
+    )
 
 
 class PrintReport(BaseModel):
@@ -220,6 +247,25 @@ class PrintReport(BaseModel):
     output_dpi: float
     source_dpi: float = Field(description="The picture's own pixels an inch at this size.")
     note: str = Field(description="The same in words.")
+
+
+class EdgeCounts(BaseModel):
+    """Pixels of partial alpha."""
+
+    ghost: int = Field(description="Alpha 1 to 25: nobody sees them, and white ink goes under.")
+    semi_transparent: int = Field(description="Alpha 1 to 254, all of them.")
+    near_opaque: int = Field(description="Alpha 230 to 254: meant to be solid.")
+
+
+class EdgeReport(BaseModel):
+    """What an edge mode did to a picture's alpha."""
+
+    edge: Edge
+    before: EdgeCounts = Field(
+        description="Of the cut-out, or of the plain Lanczos enlargement, islands apart."
+    )
+    after: EdgeCounts
+    islands_dropped: int = Field(description="Parts of less than 0.5 mm that are gone.")
 
 
 class ImageInfo(BaseModel):
@@ -261,6 +307,7 @@ class ResultEntry(BaseModel):
     bbox: tuple[int, int, int, int] | None = Field(
         None, description="Left, top, right, bottom of alpha > 10, in pixels."
     )
+    edge_report: EdgeReport | None = None
     latency_ms: int | None = None
     print_url: str | None = Field(None, description="The cut-out enlarged, with /process.")
     print_width: int | None = None
@@ -344,6 +391,7 @@ class Readiness(BaseModel):
     queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")
     printing: "QueueInfo" = Field(description="Enlargements: their clients may be slow.")
     inference: "InferenceInfo"
+    ben2: "Ben2Info | None" = Field(None, description="local-ben2; null where it is not set up.")
     idempotency: "IdempotencyInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
@@ -368,6 +416,7 @@ class MemoryInfo(BaseModel):
     enlarging_mb: int = Field(description="Kept for enlargements: UPSCALE_MEMORY_MB.")
     networks_mb: int | None = Field(description="Kept for the local networks' process.")
     shots_mb: int | None = Field(description="What shots may reserve: all the rest.")
+    ben2_mb: int = Field(description="Kept for local-ben2's process; 0 where it is not even tried.")
     reserved_mb: int = Field(description="Reserved by the shots being worked on.")
 
 
@@ -383,6 +432,30 @@ class InferenceInfo(BaseModel):
     load_s: dict[str, float] = Field(
         description="How long each network took to load when it last did."
     )
+
+
+class CardInfo(BaseModel):
+    """The graphics card as nvidia-smi names it; MiB, of everything that runs on it."""
+
+    name: str = Field(examples=["NVIDIA GeForce RTX 4090"])
+    driver: str
+    memory_total_mb: int | None
+    memory_used_mb: int | None
+
+
+class Ben2Info(BaseModel):
+    """Where local-ben2 runs, and the process of its own that runs it."""
+
+    asked: Device = Field(description="BEN2_DEVICE.")
+    device: Device | None = Field(description="`cuda` or `cpu`; null: nowhere.")
+    why: str = Field(description="What decided that.")
+    card: CardInfo | None = Field(description="null: nvidia-smi names none.")
+    resident_mb: int | None = Field(
+        description="Memory of its process, the card's apart; null while there is none."
+    )
+    loaded: bool
+    running: bool
+    waiting: int
 
 
 class IdempotencyInfo(BaseModel):

@@ -17,7 +17,7 @@ async def health(services: ServicesDep) -> Health:
 @router.get("/ready", responses={503: {"model": Readiness, "description": "No model is ready"}})
 async def ready(services: ServicesDep, response: Response) -> Readiness:
     """200 when a shot with default parameters finds at least one model that is ready."""
-    report = services.readiness()
+    report = await services.readiness()
     response.status_code = 200 if report.ready else 503
     return report
 

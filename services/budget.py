@@ -23,12 +23,16 @@ _ENOUGH_FOR_SHOTS = 768 * _MIB  # below that no second network stays loaded
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What is granted, divided; in bytes. None: that is not known, and nothing is bounded."""
+    """What is granted, divided; in bytes. None: that is not known, and nothing is bounded.
+
+    `set_aside` is another process's standing share.
+    """
 
     granted: int | None
     enlarging: int
     networks: int | None
     shots: int | None
+    set_aside: int = 0
 
 
 def room_for_networks(
@@ -40,19 +44,25 @@ def room_for_networks(
     return max(0, granted - FLOOR_BYTES - enlarging_bytes - _LEAST_FOR_SHOTS)
 
 
-def split(granted: int | None, *, enlarging_bytes: int, network_peaks: Sequence[int]) -> Split:
+def split(
+    granted: int | None,
+    *,
+    enlarging_bytes: int,
+    network_peaks: Sequence[int],
+    set_aside_bytes: int = 0,
+) -> Split:
     """Divide what is granted between the service, its enlargements, the networks and the shots.
 
     `network_peaks` are those of the networks that fit. The largest is always kept free for; that
     all of them stay loaded beside it, only where enough is left for shots.
     """
     if granted is None:
-        return Split(None, enlarging_bytes, None, None)
-    free = max(0, granted - FLOOR_BYTES - enlarging_bytes)
+        return Split(None, enlarging_bytes, None, None, set_aside_bytes)
+    free = max(0, granted - set_aside_bytes - FLOOR_BYTES - enlarging_bytes)
     largest = max(network_peaks, default=0)
     resting = round(RESTING_SHARE * (sum(network_peaks) - largest))
     networks = min(free, max(largest, min(largest + resting, free - _ENOUGH_FOR_SHOTS)))
-    return Split(granted, enlarging_bytes, networks, free - networks)
+    return Split(granted, enlarging_bytes, networks, free - networks, set_aside_bytes)
 
 
 class Budget:

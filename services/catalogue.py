@@ -25,16 +25,19 @@ CATALOGUE = (
     CatalogueEntry(
         ModelId.LOCAL_KNOCKOUT, "this machine", "MIT (this project)", in_default_five=False
     ),
+    CatalogueEntry(
+        ModelId.LOCAL_BEN2,
+        "this machine (as BEN2_DEVICE says)",
+        "MIT (BEN2)",
+        in_default_five=False,
+    ),
 )
 
 
 PAID = frozenset(entry.id for entry in CATALOGUE if entry.paid)
 
 
-def default_models(*, knockout: bool) -> tuple[ModelId, ...]:
-    """The five, and the knock-out where the settings say so."""
-    return tuple(
-        entry.id
-        for entry in CATALOGUE
-        if entry.in_default_five or (knockout and entry.id is ModelId.LOCAL_KNOCKOUT)
-    )
+def default_models(*, knockout: bool, ben2: bool) -> tuple[ModelId, ...]:
+    """The five, then the knock-out and BEN2 where the settings say so."""
+    added = {ModelId.LOCAL_KNOCKOUT: knockout, ModelId.LOCAL_BEN2: ben2}
+    return tuple(entry.id for entry in CATALOGUE if entry.in_default_five or added.get(entry.id))

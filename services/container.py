@@ -19,7 +19,15 @@ from pathlib import Path
 
 import PIL
 
-from config import MIB, LocalSettings, PrintSettings, Settings, StorageSettings, WebhookSettings
+from config import (
+    MIB,
+    Ben2Settings,
+    LocalSettings,
+    PrintSettings,
+    Settings,
+    StorageSettings,
+    WebhookSettings,
+)
 from models.errors import IdempotencyUnavailable
 from models.inference import BirefnetSize, RunPlan
 from models.print_check import PrintLimits
@@ -43,10 +51,12 @@ from services.budgets import Budgets
 from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
 from services.claims import Claims
 from services.costs import CostLedger
+from services.cuda import Cards, seat
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
 from services.inference_process import InferenceProcess
+from services.local_ben2 import Ben2File, LocalBen2, host_bytes
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.preferences import Preferences, Rules, open_preferences
@@ -80,6 +90,7 @@ class Services:
     upscaler: Upscaler
     inference: InferenceProcess
     plan: RunPlan
+    ben2: LocalBen2 | None
     results: ResultStore
     preferences: Preferences
     workers: Workers
@@ -115,7 +126,7 @@ class Services:
     def uptime_s(self) -> float:
         return round(time.monotonic() - self.started_at, 3)
 
-    def readiness(self) -> Readiness:
+    async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
         return Readiness(
             ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
@@ -124,12 +135,14 @@ class Services:
             queue=_queue(self.gate),
             printing=_queue(self.printing_gate),
             inference=self._inference(),
+            ben2=None if self.ben2 is None else await self.ben2.info(),
             idempotency=self.idempotency.info(),
             pillow=PIL.__version__,
         )
 
     def model_table(self) -> ModelTable:
-        return ModelTable(models=[self._model_info(entry) for entry in CATALOGUE])
+        present = [entry for entry in CATALOGUE if entry.id in self.removers]
+        return ModelTable(models=[self._model_info(entry) for entry in present])
 
     def _memory(self) -> MemoryInfo:
         return MemoryInfo(
@@ -139,6 +152,7 @@ class Services:
             enlarging_mb=self.memory.enlarging // MIB,
             networks_mb=_mib(self.memory.networks),
             shots_mb=_mib(self.memory.shots),
+            ben2_mb=self.memory.set_aside // MIB,
             reserved_mb=-(-self.gate.budget.reserved_bytes // MIB),
         )
 
@@ -193,13 +207,16 @@ async def open_services(
         uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
         providers = await stack.enter_async_context(_providers(settings, workers, uploads))
         plan = _run_plan(settings.local)
-        networks, room = _networks(settings, plan, granted)
-        shares = _split(settings, networks, room, granted)
+        ben2, set_aside = await _ben2(settings, workers, granted, stack)
+        networks, room = _networks(settings, plan, granted and granted - set_aside)
+        shares = _split(settings, networks, room, granted=granted, set_aside=set_aside)
         inference = InferenceProcess(
             idle_ttl_s=settings.local.inference_idle_s, budget_bytes=shares.networks
         )
         stack.push_async_callback(inference.close)
         local = _local(settings.local, workers, inference, networks, room)
+        if ben2 is not None:
+            local[ModelId.LOCAL_BEN2] = ben2
         removers = _in_order(local, providers.removers, stand_ins)
         results = await asyncio.to_thread(_open_results, settings)
         preferences = await stack.enter_async_context(
@@ -240,6 +257,7 @@ async def open_services(
             upscaler=_upscaler(settings, workers, uploads),
             inference=inference,
             plan=plan,
+            ben2=ben2,
             results=results,
             preferences=preferences,
             workers=workers,
@@ -247,7 +265,9 @@ async def open_services(
             gate=gate,
             printing_gate=printing_gate,
             removers=removers,
-            default_models=default_models(knockout=settings.local.knockout_enabled),
+            default_models=default_models(
+                knockout=settings.local.knockout_enabled, ben2=ben2 is not None
+            ),
             access=await asyncio.to_thread(_access, settings),
             ledger=providers.money.ledger,
             budgets=providers.money.budgets,
@@ -338,12 +358,20 @@ def _networks(
     return {model: (network, way(network)) for model, network in chosen.items()}, room
 
 
-def _split(settings: Settings, networks: _Networks, room: int | None, granted: int | None) -> Split:
+def _split(
+    settings: Settings,
+    networks: _Networks,
+    room: int | None,
+    *,
+    granted: int | None,
+    set_aside: int,
+) -> Split:
     peaks = [way.peak_bytes for _, way in networks.values()]
     return split(
         granted,
         enlarging_bytes=settings.work.upscale_memory_mb * MIB,
         network_peaks=[each for each in peaks if room is None or each <= room],
+        set_aside_bytes=set_aside,
     )
 
 
@@ -381,6 +409,34 @@ def _local(
     return {**removers, ModelId.LOCAL_KNOCKOUT: LocalKnockout(workers)}
 
 
+async def _ben2(
+    settings: Settings, workers: Workers, granted: int | None, stack: AsyncExitStack
+) -> tuple[LocalBen2 | None, int]:
+    """BEN2 where it is set up, in a process of its own; and the memory to be kept for that."""
+    asked: Ben2Settings = settings.ben2
+    if asked.ben2_weights is None:
+        return None, 0
+    cards = Cards()
+    place = await seat(asked.ben2_device, cards)
+    room = room_for_networks(granted, enlarging_bytes=settings.work.upscale_memory_mb * MIB)
+    inference = InferenceProcess(idle_ttl_s=settings.local.inference_idle_s, budget_bytes=None)
+    stack.push_async_callback(inference.close)
+    ben2 = LocalBen2(
+        Ben2File(asked.ben2_weights, asked.ben2_sha256),
+        asked=asked.ben2_device,
+        seat=place,
+        cards=cards,
+        workers=workers,
+        inference=inference,
+        threads=settings.local.inference_threads,
+        room_bytes=room,
+    )
+    may_run = ben2.availability().status is not ModelStatus.UNAVAILABLE
+    if place.device is None or not may_run:
+        return ben2, 0
+    return ben2, host_bytes(asked.ben2_weights, place.device)
+
+
 def _weight_files(settings: LocalSettings) -> list[WeightFile]:
     named = settings.unverified_weights
     return [
@@ -393,7 +449,7 @@ def _in_order(
 ) -> dict[ModelId, BackgroundRemover]:
     """One table in the catalogue's order; the later of two removers for one model wins."""
     present = {model: remover for table in tables for model, remover in table.items()}
-    return {entry.id: present[entry.id] for entry in CATALOGUE}
+    return {entry.id: present[entry.id] for entry in CATALOGUE if entry.id in present}
 
 
 def _data_dir(storage: StorageSettings) -> Path:
@@ -473,10 +529,10 @@ async def _housekeeping(
     idempotency: Idempotency,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
-    rembgs = [each for each in removers.values() if isinstance(each, LocalRembg)]
+    networks = [each for each in removers.values() if isinstance(each, LocalRembg | LocalBen2)]
     tasks = [
         asyncio.create_task(_sweep_for_ever(results, idempotency)),
-        *(asyncio.create_task(_prepare(each)) for each in rembgs),
+        *(asyncio.create_task(_prepare(each)) for each in networks),
     ]
     try:
         yield
@@ -495,7 +551,7 @@ async def _sweep_for_ever(results: ResultStore, idempotency: Idempotency) -> Non
         await asyncio.to_thread(heap.trim)
 
 
-async def _prepare(remover: LocalRembg) -> None:
+async def _prepare(remover: LocalRembg | LocalBen2) -> None:
     """Look for the weights until they are there."""
     while True:
         await remover.prepare()

@@ -7,6 +7,7 @@ imported inside functions only: that belongs into the process that runs the netw
 import importlib.util
 import os
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import FailureCode, RemoverError
-from models.inference import Engine, Precision, RunPlan
+from models.inference import Device, Engine, Precision, RunPlan
+from services.cuda import open_on_card
 from utils import heap
 
 Tensor = NDArray[np.float32]
@@ -26,6 +28,10 @@ _MB = 1_000_000
 _CPU_INFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 _MESSAGE_CHARACTERS = 600
+_FLOATS: Mapping[str, type[np.floating[Any]]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
 _ONLY_FATAL = 4
 
 
@@ -211,31 +217,35 @@ class OpenVinoRunner:
 
 
 class OnnxRuntimeRunner:
-    """A network under onnxruntime, without the pools that keep memory between runs."""
+    """A network under onnxruntime, without the pools that keep memory between runs.
+
+    A picture is handed over in the precision that the file takes, 32 or 16 bits.
+    """
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = resolve(plan)
         self._session: Any = None
         self._names = ("", "")
+        self._takes: type[np.floating[Any]] = np.float32
 
     def load(self) -> None:
         ort = _onnxruntime()
-        options = self._options(ort)
         try:
-            self._session = ort.InferenceSession(
-                str(self._plan.path), options, providers=["CPUExecutionProvider"]
-            )
+            session = self._open(ort)
         except Exception as error:  # its errors share no narrower class
             raise _refused(self._plan, error) from error
-        inputs = {each.name: each.type for each in self._session.get_inputs()}
-        outputs = [each.name for each in self._session.get_outputs()]
-        _check_inputs(self._plan, list(inputs.values()), float32="tensor(float)")
-        self._names = (next(iter(inputs)), _chosen(self._plan, outputs))
+        inputs = session.get_inputs()
+        outputs = {each.name: each for each in session.get_outputs()}
+        _check_inputs(self._plan, [each.type for each in inputs], floats=_FLOATS)
+        target = _chosen(self._plan, list(outputs))
+        _check_side(self._plan, takes=inputs[0].shape, answers=outputs[target].shape)
+        self._names, self._takes = (inputs[0].name, target), _FLOATS[inputs[0].type]
+        self._session = session
 
     def run(self, tensor: Tensor) -> Tensor:
         """Other outputs are not fetched, but computed: onnxruntime runs every node of the file."""
         source, target = self._names
-        (output,) = self._session.run([target], {source: tensor})
+        (output,) = self._session.run([target], {source: tensor.astype(self._takes, copy=False)})
         return np.asarray(output, dtype=np.float32)
 
     def unload(self) -> None:
@@ -244,6 +254,14 @@ class OnnxRuntimeRunner:
 
     def estimated_bytes(self) -> int:
         return estimated_bytes(self._plan)
+
+    def _open(self, ort: Any) -> Any:  # noqa: ANN401  # onnxruntime ships no types
+        options = self._options(ort)
+        if self._plan.device is Device.CUDA:
+            return open_on_card(ort, self._plan.path, options)
+        return ort.InferenceSession(
+            str(self._plan.path), options, providers=["CPUExecutionProvider"]
+        )
 
     def _options(self, ort: Any) -> Any:  # noqa: ANN401  # onnxruntime ships no types
         options = ort.SessionOptions()
@@ -276,7 +294,7 @@ def read_openvino_model(path: Path, *, output: str | None = None) -> Any:  # noq
     except RuntimeError as error:
         raise _refused(plan, error) from error
     types = [each.element_type.get_type_name() for each in whole.inputs]
-    _check_inputs(plan, types, float32="f32")
+    _check_inputs(plan, types, floats={"f32"})
     name = _chosen(plan, [each.any_name for each in whole.outputs])
     kept = next(each for each in whole.outputs if name in each.names)
     return ov.Model([kept.node], whole.get_parameters(), whole.friendly_name)
@@ -320,12 +338,29 @@ def _optional_input(node: Any, index: int) -> Any | None:  # noqa: ANN401  # ope
     return None if found.get_node().get_type_name() == "NullNode" else found
 
 
-def _check_inputs(plan: RunPlan, types: list[str], *, float32: str) -> None:
-    if types != [float32]:
+def _check_inputs(plan: RunPlan, types: list[str], *, floats: Collection[str]) -> None:
+    if len(types) != 1 or types[0] not in floats:
         raise GraphRefused(
             f"{plan.path.name} takes {', '.join(types) or 'nothing'} where one float32 picture "
             "is given."
         )
+
+
+def _check_side(plan: RunPlan, *, takes: Sequence[Any], answers: Sequence[Any]) -> None:
+    """Shapes as onnxruntime tells them: a size that is left open is a name or None."""
+    if plan.side is None:
+        return
+    for verb, shape, channels in (("takes", takes, 3), ("answers", answers, 1)):
+        wanted = (1, channels, plan.side, plan.side)
+        fits = len(shape) == len(wanted) and all(
+            size == expected
+            for size, expected in zip(shape, wanted, strict=True)
+            if isinstance(size, int)
+        )
+        if not fits:
+            raise GraphRefused(
+                f"{plan.path.name} {verb} {list(shape)} where {list(wanted)} is due."
+            )
 
 
 def _chosen(plan: RunPlan, names: list[str]) -> str:
@@ -347,7 +382,14 @@ def _refused(plan: RunPlan, error: Exception) -> GraphRefused | MemoryError:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an engine's error is about memory; they say so in words only."""
     words = str(error).casefold()
-    signs = ("bad_alloc", "bad allocation", "failed to allocate memory", "could not allocate")
+    signs = (
+        "bad_alloc",
+        "bad allocation",
+        "failed to allocate memory",
+        "could not allocate",
+        "out of memory",  # CUDA's own
+        "status_alloc_failed",  # cuBLAS and cuDNN
+    )
     return isinstance(error, MemoryError) or any(sign in words for sign in signs)
 
 

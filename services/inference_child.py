@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from models.inference import Engine, Precision, RunPlan
+from models.inference import Device, Engine, Precision, RunPlan
 from services.inference import GraphRefused, Runner, Tensor, is_out_of_memory, open_runner
 from utils import heap
 
@@ -103,6 +103,7 @@ def plan_from_wire(fields: Message) -> RunPlan:
         "path": Path(fields["path"]),
         "engine": Engine(fields["engine"]),
         "precision": Precision(fields["precision"]),
+        "device": Device(fields["device"]),
         "cache_dir": None if fields["cache_dir"] is None else Path(fields["cache_dir"]),
     }
     return RunPlan(**{**fields, **changed})

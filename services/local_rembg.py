@@ -95,6 +95,15 @@ BIREFNET_LITE = replace(
 _ALLOWED = {network.session: network for network in (*NETWORKS.values(), BIREFNET_LITE)}
 
 
+class Colours(Protocol):
+    """How a network was trained to see colours; `mean` and `std` as in Network."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+
+
 class InferenceSession(Protocol):
     """The part of onnxruntime's session that is used."""
 
@@ -254,7 +263,7 @@ def prediction_from(output: NDArray[np.float32], network: Network) -> Prediction
     return _sigmoid(prediction) if network.logits else prediction
 
 
-def network_input(image: SourceImage, network: Network) -> NDArray[np.float32]:
+def network_input(image: SourceImage, network: Colours) -> NDArray[np.float32]:
     """(1, 3, 1024, 1024) float32, normalised as the network was trained: 255 is 1.
 
     rembg divides by the picture's own maximum instead, which brightens dark pictures.

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import Edge, Pixels
-from services.ringing import GHOST as GHOST  # noqa: PLC0414  # for all that look at a plane
-from services.ringing import SOLID as SOLID  # noqa: PLC0414
+from services.edge_modes import GHOST as GHOST  # noqa: PLC0414  # for all that look at a plane
+from services.edge_modes import SOLID as SOLID  # noqa: PLC0414
 
 BLOCK = 256  # pixels of the plane a side: its masks stay in a core's cache
 MARGIN = 16

@@ -41,6 +41,7 @@ from services.access import caller
 from services.admission import Gate
 from services.appetite import Appetite, appetite
 from services.budgets import Budgets
+from services.edge_modes import EdgeFinish
 from services.flight import Flight, require_success
 from services.intake import inspect, read
 from services.places import Place, Places
@@ -68,7 +69,8 @@ _SKIP_REASONS = {
 class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
-    `prints` is how its cut-outs are to be enlarged, if they are; `max_cost_usd` what all of its
+    `prints` is how its cut-outs are to be enlarged, if they are, and `edge` what becomes of their
+    partial alpha before they are stored; `max_cost_usd` what all of its
     paid models may cost together, None where that is left to the budgets; `check` how its cut-outs
     are to be printed, where that is to be looked at; `policy` which of the
     models are asked when, and how many make an answer. `on_created` is told the shot's id once its
@@ -81,6 +83,7 @@ class Plan:
     deadline: Deadline
     prints: SizeParameters | None = None
     check: Wish | None = None
+    edge: EdgeFinish = field(default_factory=EdgeFinish)
     max_cost_usd: Decimal | None = None
     policy: modes.Policy = field(default_factory=modes.Policy)
     on_created: Callable[[str], Awaitable[None]] | None = None
@@ -219,6 +222,8 @@ class Shotgun:
         return replace(plan, options=replace(plan.options, allowance=allowance))
 
     def _skip(self, model: ModelId) -> Skipped | None:
+        if model not in self._removers:
+            return Skipped(SkipReason.UNCONFIGURED, "It is not set up on this installation.")
         now = self._removers[model].availability()
         reason = _SKIP_REASONS.get(now.status)
         return Skipped(reason, now.reason or "") if reason else None
@@ -386,7 +391,7 @@ class Shotgun:
         """Write the cut-out; a disk that refuses is this model's failure and nobody else's."""
         write = partial(store_cutout, self._results, request_id, model)
         try:
-            stored = await self._workers.pixels(write, outcome.cutout)
+            stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
         except OSError as error:
             return _failure(error, model=model, latency_ms=outcome.latency_ms), None
         if plan.check is None:

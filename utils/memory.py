@@ -19,9 +19,9 @@ def granted_bytes(*, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> int | None
     return min(limits, default=None)
 
 
-def resident_bytes(*, proc: Path = _PROC) -> int | None:
-    """This process's resident set, or None where /proc is missing."""
-    for line in _read(proc / "self" / "status").splitlines():
+def resident_bytes(*, pid: int | None = None, proc: Path = _PROC) -> int | None:
+    """The resident set of this process or of `pid`, or None where /proc does not tell."""
+    for line in _read(proc / str(pid or "self") / "status").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return None

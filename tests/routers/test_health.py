@@ -76,7 +76,8 @@ def test_the_table_lists_every_model_in_order_with_live_latency(tmp_path: Path) 
         for _ in range(3):
             server.shoot(artwork(), models="local-knockout")
         table = server.client.get("/models").json()["models"]
-    assert [row["id"] for row in table] == [model.value for model in ModelId]
+    here = [model.value for model in ModelId if model is not ModelId.LOCAL_BEN2]
+    assert [row["id"] for row in table] == here
     knockout = table[-1]
     assert knockout["latency_ms"]["count"] == 3
     assert 0 <= knockout["latency_ms"]["p50"] <= knockout["latency_ms"]["p95"]

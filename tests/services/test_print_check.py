@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from models.images import Edge, Pixels
 from models.print_check import CheckId, PrintCheck, PrintLimits, Severity
 from models.schemas import SizeParameters
+from services.edge_modes import EdgeFinish
 from services.lanczos import Resizing
 from services.print_check import Art, Wish, check_print
 from services.print_colours import StoredColour, garment_colour
@@ -146,7 +147,8 @@ def test_what_is_counted_is_what_the_enlargement_has(scale: float, edge: Edge) -
     side = round(200 * scale)
     (strip,) = Resizing(200, 200, side, side).strips(200)
     window = np.dstack([alpha, alpha])
-    made = finish_alpha(strip.resize(window), window=window, strip=strip, edge=edge)[..., 1]
+    finish = EdgeFinish(edge)
+    made = finish_alpha(strip.resize(window), window=window, strip=strip, edge=finish)[..., 1]
     printed, predicted = checked(made), checked(alpha, scale=scale, edge=edge)
     for check in (CheckId.GHOST_PIXELS, CheckId.NEAR_OPAQUE, CheckId.EDGE_BAND):
         wanted = of(printed, check).measured

@@ -11,7 +11,7 @@ from models.schemas import ModelId
 from services.ranking import Candidates, Verdict, Weights, rank
 from tests.services.shapes import disc, picture_of, textured
 
-FIRST, SECOND, THIRD, FOURTH, FIFTH, KNOCKOUT = ModelId
+FIRST, SECOND, THIRD, FOURTH, FIFTH, KNOCKOUT, _ = ModelId
 SIDE = 160
 TRUE = disc(SIDE)
 EMPTY = np.zeros((SIDE, SIDE), np.uint8)
