@@ -17,6 +17,7 @@ from routers import (
     pipeline,
     preferences,
     problems,
+    render,
     results,
     sessions,
     upscale,
@@ -60,8 +61,8 @@ def create_app(
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)
     problems.install(app)
-    told = (health, background, upscale, pipeline, analyze, results, sessions, costs, preferences)
-    for module in told:
+    told = (health, background, upscale, pipeline, analyze, results, render, sessions, costs)
+    for module in (*told, preferences):
         app.include_router(module.router)
     documentation.install(app)
     return app
