@@ -48,6 +48,7 @@ from services.analyst import Analyst
 from services.breakers import Breakers
 from services.budget import FLOOR_BYTES, Budget, Split, room_for_networks, split
 from services.budgets import Budgets
+from services.bundle import Bundler
 from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
 from services.claims import Claims
 from services.costs import CostLedger
@@ -61,6 +62,7 @@ from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
+from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
@@ -89,6 +91,8 @@ class Services:
     shotgun: Shotgun
     analyst: Analyst
     renderer: Renderer
+    proofs: Proofs
+    bundler: Bundler
     upscaler: Upscaler
     inference: InferenceProcess
     plan: RunPlan
@@ -250,6 +254,8 @@ async def open_services(
             print_limits=limits,
         )
         stack.push_async_callback(shotgun.close)
+        upscaler = _upscaler(settings, workers, uploads)
+        proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         yield Services(
@@ -259,7 +265,9 @@ async def open_services(
             renderer=Renderer(
                 results=results, workers=workers, gate=gate, max_pixels=max_pixels, limits=limits
             ),
-            upscaler=_upscaler(settings, workers, uploads),
+            proofs=proofs,
+            bundler=Bundler(results, upscaler, proofs, version=version),
+            upscaler=upscaler,
             inference=inference,
             plan=plan,
             ben2=ben2,
