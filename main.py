@@ -8,21 +8,9 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import (
-    analyze,
-    background,
-    costs,
-    documentation,
-    health,
-    pipeline,
-    preferences,
-    problems,
-    removebg,
-    results,
-    sessions,
-    upscale,
-)
+from routers import documentation, problems
 from routers.authentication import Door
+from routers.every import ROUTERS
 from routers.middleware import RequestFrame
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
@@ -61,10 +49,8 @@ def create_app(
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)
     problems.install(app)
-    told = (health, background, upscale, pipeline, analyze, results, sessions, costs, preferences)
-    for module in told:
-        app.include_router(module.router)
-    app.include_router(removebg.router)
+    for router in ROUTERS:
+        app.include_router(router)
     documentation.install(app)
     return app
 

@@ -9,6 +9,7 @@ import json
 import mmap
 import re
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -117,6 +118,34 @@ def _form_span(text: mmap.mmap, field: str) -> tuple[int, int]:
         return 0, 0
     stop = text.find(b"&", found.end())
     return found.end(), len(text) if stop < 0 else stop
+
+
+def take_masks(spool: Path, folder: Path, names: AbstractSet[str], max_bytes: int) -> Body:
+    """A document of a few megabytes with files in base64 under `names`, written to `folder`.
+
+    Blocks; call it in the pool. Raises InvalidParameter or FileTooLarge.
+    """
+    try:
+        document = json.loads(spool.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _no_json() from error
+    if not isinstance(document, dict):
+        raise InvalidParameter("The JSON body must be an object.", field="body")
+    body = Body(document, [])
+    for name in sorted(names & document.keys()):
+        encoded = document.pop(name)
+        if not isinstance(encoded, str):
+            raise InvalidParameter(f"{name}: must be a string of base64.", field=name)
+        text = encoded.partition(",")[2] if encoded.startswith("data:") else encoded
+        path = folder / name
+        try:
+            path.write_bytes(base64.b64decode("".join(text.split()), validate=True))
+        except ValueError as error:
+            raise InvalidParameter(f"{name}: is not base64.", field=name) from error
+        if path.stat().st_size > max_bytes:
+            raise too_large(max_bytes, path.stat().st_size)
+        body.beside[name] = path
+    return body
 
 
 def _picture_span(text: mmap.mmap, field: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ from routers.embedded import (
     form_fields,
     take_apart,
     take_form_apart,
+    take_masks,
 )
 from routers.multipart import FILE_FIELDS, MAX_FIELD_BYTES, Body, FormReader, too_large
 from services.admission import Gate
@@ -60,6 +62,9 @@ INTAKE_ERRORS = (
 """What can be wrong with a picture on its way in."""
 
 URL_FIELD = "image_url"
+
+MAX_MASK_BYTES = 8 << 20
+"""Of one mask of a brush as a file; of all of them together inside JSON."""
 
 _MIB = 1024 * 1024
 _FORM_OVERHEAD = 256 * 1024  # boundaries, headers and small fields around the file
@@ -118,6 +123,39 @@ async def receive(
         yield Submission(picture, body.parameters, received_at, body.beside)
 
 
+@asynccontextmanager
+async def receive_masks(
+    request: Request, services: Services, names: AbstractSet[str]
+) -> AsyncIterator[Body]:
+    """Parameters and, by their names, files that are no picture of their own, until it is done.
+
+    Raises Overloaded before the body is read, FileTooLarge, UnsupportedMediaType,
+    InvalidParameter, EmptyFile or InsufficientStorage.
+    """
+    await _refuse_if_full(request, services.gate)
+    limit = min(services.max_upload_bytes, MAX_MASK_BYTES)
+    async with services.scratch() as folder:
+        with full_disk_said("uploads"):
+            kind, options = parse_options_header(request.headers.get("content-type", ""))
+            if kind == b"multipart/form-data":
+                body = await _read_multipart(
+                    request,
+                    options.get(b"boundary"),
+                    folder,
+                    limit=limit,
+                    files=(),
+                    beside=dict.fromkeys(names, limit),
+                )
+            elif kind == b"application/json":
+                spool = folder / "body.json"
+                await _spool(request, spool, _as_base64(limit) + _FORM_OVERHEAD, limit)
+                body = await services.workers.pixels(take_masks, spool, folder, names, limit)
+            else:
+                body = await _read_body(request, services, folder, NATIVE)
+            body.parameters = {**request.query_params, **body.parameters}
+        yield body
+
+
 async def _submission(request: Request, services: ServicesDep) -> AsyncIterator[Submission]:
     async with receive(request, services, services.gate) as submission:
         yield submission
@@ -152,7 +190,17 @@ async def _read_body(request: Request, services: Services, folder: Path, naming:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     limit = services.max_upload_bytes
     if kind == b"multipart/form-data":
-        body = await _read_multipart(request, options.get(b"boundary"), folder, limit, naming)
+        beside = dict.fromkeys(naming.beside, limit)
+        if naming.base64_in_forms:
+            beside[naming.base64] = _as_base64(limit)
+        body = await _read_multipart(
+            request,
+            options.get(b"boundary"),
+            folder,
+            limit=limit,
+            files=naming.files,
+            beside=beside,
+        )
         return await _with_decoded(body, services, folder, naming)
     if kind == b"application/json":
         return await _read_json(request, services, folder, naming)
@@ -186,17 +234,21 @@ async def _one_picture(body: Body, services: Services, folder: Path, naming: Nam
     return _not_empty(picture)
 
 
-async def _read_multipart(
-    request: Request, boundary: bytes | None, folder: Path, limit: int, naming: Naming
+async def _read_multipart(  # noqa: PLR0913  # the form's parts, all named
+    request: Request,
+    boundary: bytes | None,
+    folder: Path,
+    *,
+    limit: int,
+    files: tuple[str, ...],
+    beside: Mapping[str, int],
 ) -> Body:
+    """`files` are the names a picture may have, `beside` other files and how long each may be."""
     if not boundary:
         raise InvalidParameter("The multipart body names no boundary.", field="content-type")
-    beside = dict.fromkeys(naming.beside, limit)
-    if naming.base64_in_forms:
-        beside[naming.base64] = _as_base64(limit)
-    _refuse_announced(request, limit + sum(beside.values()) + _FORM_OVERHEAD, limit)
+    _refuse_announced(request, limit * bool(files) + sum(beside.values()) + _FORM_OVERHEAD, limit)
     form = FormReader(
-        boundary, folder, max_file_bytes=limit, file_fields=naming.files, beside_fields=beside
+        boundary, folder, max_file_bytes=limit, file_fields=files, beside_fields=beside
     )
     with contextlib.closing(form) as reader:
         stream = request.stream()

@@ -237,7 +237,7 @@ class Gate:
     def _too_large(self, needs_bytes: int) -> InsufficientMemory:
         limit = self.budget.limit_bytes or 0
         return InsufficientMemory(
-            f"Removing the background of this picture takes about {-(-needs_bytes // _MIB)} MiB; "
+            f"Working on this picture takes about {-(-needs_bytes // _MIB)} MiB; "
             f"{limit // _MIB} MiB are there for pictures.",
             limit=limit,
             actual=needs_bytes,

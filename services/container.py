@@ -51,6 +51,7 @@ from services.analyst import Analyst
 from services.breakers import Breakers
 from services.budget import FLOOR_BYTES, Budget, Split, room_for_networks, split
 from services.budgets import Budgets
+from services.bundle import Bundler
 from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
 from services.claims import Claims
 from services.costs import CostLedger
@@ -65,8 +66,10 @@ from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
+from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
 from services.remover import BackgroundRemover
+from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
@@ -91,6 +94,9 @@ class Services:
     version: str
     shotgun: Shotgun
     analyst: Analyst
+    renderer: Renderer
+    proofs: Proofs
+    bundler: Bundler
     upscaler: Upscaler
     inference: InferenceProcess
     plan: RunPlan
@@ -259,13 +265,20 @@ async def open_services(
             print_limits=limits,
         )
         stack.push_async_callback(shotgun.close)
+        upscaler = _upscaler(settings, workers, uploads)
+        proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         yield Services(
             version=version,
             shotgun=shotgun,
             analyst=Analyst(workers=workers, gate=gate, max_pixels=max_pixels, limits=limits),
-            upscaler=_upscaler(settings, workers, uploads),
+            renderer=Renderer(
+                results=results, workers=workers, gate=gate, max_pixels=max_pixels, limits=limits
+            ),
+            proofs=proofs,
+            bundler=Bundler(results, upscaler, proofs, version=version),
+            upscaler=upscaler,
             inference=inference,
             plan=plan,
             ben2=ben2,

@@ -1,0 +1,32 @@
+"""Every router of the service, in the order in which the OpenAPI document tells their routes."""
+
+from routers import (
+    analyze,
+    background,
+    costs,
+    health,
+    pipeline,
+    preferences,
+    removebg,
+    render,
+    results,
+    sessions,
+    upscale,
+)
+
+ROUTERS = tuple(
+    module.router
+    for module in (
+        health,
+        background,
+        upscale,
+        pipeline,
+        analyze,
+        results,
+        render,
+        sessions,
+        costs,
+        preferences,
+        removebg,
+    )
+)
