@@ -13,6 +13,7 @@ from routers import (
     costs,
     documentation,
     health,
+    pages,
     pipeline,
     preferences,
     problems,
@@ -61,6 +62,7 @@ def create_app(
     problems.install(app)
     for module in (health, background, upscale, pipeline, results, sessions, costs, preferences):
         app.include_router(module.router)
+    app.include_router(pages.pages(embedded_by=settings.access.page_embedded_by))
     documentation.install(app)
     return app
 

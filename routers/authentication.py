@@ -11,15 +11,19 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import MissingKey, NotAllowed, ServiceError
+from routers import pages
 from routers.problems import refused
 from services.access import OPEN, UNKNOWN, Caller, CallerKind, caller
 from services.container import Services
 from utils import logs
 
 OPEN_PATHS = frozenset(
-    {"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+    {
+        *("/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+        *pages.FILES,
+    }
 )
-"""What anybody may see, keys or not."""
+"""What anybody may see, keys or not: of the pages only the files, which hold nobody's data."""
 
 SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale"})
 """What a browser session may ask for; beside it, it may pick, and GET results of its own."""
