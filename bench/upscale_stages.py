@@ -15,7 +15,8 @@ from PIL import Image
 from zlib_ng import zlib_ng
 
 from bench.upscale_peers import Ours
-from models.images import Edge, Pixels
+from models.images import Pixels
+from services.edge_modes import EdgeFinish
 from services.intake import inspect
 from services.lanczos import Strip
 from services.ringing import finish_alpha
@@ -95,7 +96,7 @@ def _blocks(
     """A strip as one block, and in the blocks that png.encode_rows cuts it into."""
     resized: Pixels = timed("resize_ms", lambda: strip.resize(window))
     pixels: Pixels = timed(
-        "alpha_ms", lambda: finish_alpha(resized, window=window, strip=strip, edge=Edge.SOFT)
+        "alpha_ms", lambda: finish_alpha(resized, window=window, strip=strip, edge=EdgeFinish())
     )
     above, pixels = (pixels[0], pixels[1:]) if strip.rows.start else (None, pixels)
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)

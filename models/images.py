@@ -19,15 +19,17 @@ class Holes(StrEnum):
 
 
 class Edge(StrEnum):
-    """What becomes of the soft rim of an enlarged picture.
+    """What becomes of partial alpha before a picture is printed (services/edge_modes.py).
 
     `soft` keeps it; `print` clears alpha up to 25 and makes alpha from 230 opaque; `hard` leaves
-    nothing between transparent and opaque.
+    nothing between transparent and opaque; `halftone` turns what is between into dots. All but
+    `soft` drop islands too small to print.
     """
 
     SOFT = "soft"
     PRINT = "print"
     HARD = "hard"
+    HALFTONE = "halftone"
 
 
 class PictureKind(StrEnum):

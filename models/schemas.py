@@ -74,10 +74,36 @@ def _split_commas(value: object) -> object:
 ModelList = Annotated[list[ModelId] | None, BeforeValidator(_split_commas)]
 
 
-class RemovalParameters(BaseModel):
-    """What a caller may say about a shot; in the query, the form or the JSON body."""
+class EdgeParameters(BaseModel):
+    """What becomes of partial alpha."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    edge: Edge = Field(
+        Edge.SOFT,
+        description="`print` clears traces of alpha (up to 25) and fills what is nearly opaque "
+        "(from 230); `hard` leaves no alpha in between; `halftone` turns it into dots. All three "
+        "drop islands of less than 0.5 mm.",
+    )
+    dpi: float = Field(
+        300,
+        ge=1,
+        le=10_000,
+        description="Dots an inch of the result, also written into the file of a print.",
+    )
+    lpi: float = Field(
+        45,
+        ge=10,
+        le=200,
+        description="`edge=halftone`: lines of dots an inch, at most a quarter of `dpi`.",
+    )
+    angle: float = Field(
+        45, ge=0, le=90, description="`edge=halftone`: what the lines are turned by, in degrees."
+    )
+
+
+class RemovalParameters(EdgeParameters):
+    """What a caller may say about a shot; in the query, the form or the JSON body."""
 
     models: ModelList = Field(
         None,
@@ -144,10 +170,8 @@ class PictureFormat(StrEnum):
     TIFF = "tiff"
 
 
-class SizeParameters(BaseModel):
+class SizeParameters(EdgeParameters):
     """How large a print becomes, what its rim looks like, and how hard it is packed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float | None = Field(
         None,
@@ -166,14 +190,6 @@ class SizeParameters(BaseModel):
         le=1000,
         description="Height of the print in inches; with both given the picture fits inside.",
     )
-    dpi: float = Field(
-        300, ge=1, le=10_000, description="Dots an inch of the result, also written into the file."
-    )
-    edge: Edge = Field(
-        Edge.SOFT,
-        description="`print` clears traces of alpha (up to 25) and fills what is nearly opaque "
-        "(from 230); `hard` leaves no alpha in between.",
-    )
     trim: bool = Field(
         default=False, description="Cut away the margin around what is visible (alpha above 10)."
     )
@@ -189,6 +205,9 @@ class UpscaleParameters(SizeParameters):
         PictureFormat.PNG,
         description="`webp` is lossless and at most 16383 pixels a side; `tiff` becomes BigTIFF "
         "where it must.",
+    )
+    overlay: bool = Field(
+        default=False, description="Paint every semi-transparent pixel red, to look at."
     )
 
 
@@ -214,6 +233,9 @@ class PrintQuery(SizeParameters):
         description="Enlarge it, four times unless a size says otherwise; any of the size "
         "parameters asks for it as well.",
     )
+    overlay: bool = Field(
+        default=False, description="Paint every semi-transparent pixel red, to look at."
+    )
 
 
 class PrintReport(BaseModel):
@@ -227,6 +249,25 @@ class PrintReport(BaseModel):
     output_dpi: float
     source_dpi: float = Field(description="The picture's own pixels an inch at this size.")
     note: str = Field(description="The same in words.")
+
+
+class EdgeCounts(BaseModel):
+    """Pixels of partial alpha."""
+
+    ghost: int = Field(description="Alpha 1 to 25: nobody sees them, and white ink goes under.")
+    semi_transparent: int = Field(description="Alpha 1 to 254, all of them.")
+    near_opaque: int = Field(description="Alpha 230 to 254: meant to be solid.")
+
+
+class EdgeReport(BaseModel):
+    """What an edge mode did to a picture's alpha."""
+
+    edge: Edge
+    before: EdgeCounts = Field(
+        description="Of the cut-out, or of the plain Lanczos enlargement, islands apart."
+    )
+    after: EdgeCounts
+    islands_dropped: int = Field(description="Parts of less than 0.5 mm that are gone.")
 
 
 class ImageInfo(BaseModel):
@@ -268,6 +309,7 @@ class ResultEntry(BaseModel):
     bbox: tuple[int, int, int, int] | None = Field(
         None, description="Left, top, right, bottom of alpha > 10, in pixels."
     )
+    edge_report: EdgeReport | None = None
     latency_ms: int | None = None
     print_url: str | None = Field(None, description="The cut-out enlarged, with /process.")
     print_width: int | None = None

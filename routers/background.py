@@ -21,6 +21,7 @@ from routers.results import png_response, shown
 from routers.uploads import INTAKE_ERRORS, SubmissionDep
 from services.access import caller
 from services.container import Services
+from services.edge_modes import EdgeFinish, finish_of
 from services.modes import Policy
 from services.remover import RemovalOptions
 from services.shotgun import Plan
@@ -89,13 +90,18 @@ def removal_plan(
     since: float,
     prints: SizeParameters | None = None,
 ) -> Plan:
-    """What a shot asks; its deadline counts from `since` (monotonic)."""
+    """What a shot asks; its deadline counts from `since` (monotonic).
+
+    With `prints` the edge is theirs, and the cut-outs they are made of stay soft.
+    """
+    edge = finish_of(asked)
     wanted = set(asked.models or services.default_models)
     return Plan(
         models=tuple(model for model in ModelId if model in wanted),
         options=RemovalOptions(holes=asked.holes),
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
         prints=prints,
+        edge=edge if prints is None else EdgeFinish(),
         max_cost_usd=_most_usd(asked),
         policy=_policy(asked, services, models=len(wanted)),
         triage=asked.triage,

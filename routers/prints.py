@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Send
 
 from models import errors
-from models.schemas import PictureFormat, UpscaleParameters
+from models.schemas import EdgeReport, PictureFormat, UpscaleParameters
 from services.container import Services
 from services.results import PrintKey
 from services.upscaler import Enlargement
@@ -91,7 +91,7 @@ async def _file(order: Order, work: Enlargement, services: Services) -> Response
     return FileResponse(
         path,
         media_type=_MEDIA_TYPES[order.asked.format],
-        headers={**_headers(work), **order.headers},
+        headers={**_headers(work), **edge_header(work.edge_report()), **order.headers},
     )
 
 
@@ -108,6 +108,11 @@ async def _stream(
         headers={**_headers(work), **order.headers},
         stall_s=services.client_stall_s,
     )
+
+
+def edge_header(report: EdgeReport | None) -> dict[str, str]:
+    """The counts of a picture that is whole; one that is streamed carries them at its end."""
+    return {} if report is None else {"X-Edge-Report": report.model_dump_json()}
 
 
 def _headers(work: Enlargement) -> dict[str, str]:

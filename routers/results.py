@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from models import errors
 from models.schemas import (
+    EdgeReport,
     ModelId,
     PrintQuery,
     ResultEntry,
@@ -26,12 +27,15 @@ from models.schemas import (
 )
 from routers import disagreement
 from routers.dependencies import RequestId, ServicesDep
-from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged
+from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged, edge_header
 from routers.problems import responses
 from services.container import Services
+from services.overlay import marked_small
 from services.print_size import size_for
 from services.results import PrintKey, StoredPicture
+from services.upscaler import EDGE_REPORT
 from utils.clock import Deadline
+from utils.png import text_behind
 
 router = APIRouter(prefix="/results", tags=["results"])
 router.include_router(disagreement.router)  # before the route of any {model}.png
@@ -76,21 +80,29 @@ async def cutout(  # noqa: PLR0913  # what FastAPI hands in
     asked: Annotated[PrintQuery, Query()],
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """One cut-out at full resolution, a small WebP of it, or enlarged for print."""
+    """One cut-out at full resolution, a small WebP of it, or enlarged for print.
+
+    With `overlay` every semi-transparent pixel is red, in each of the three.
+    """
     picture = await services.results.picture(request_id, model)
     size = asked_size(asked)
     if size is not None and asked.preview is not None:
         raise errors.InvalidParameter("preview: is not for prints.", field="preview")
-    etag = _etag(picture, asked.preview if size is None else print_digest(size))
+    if size is None and asked.overlay and asked.preview is None:
+        size = SizeParameters(scale=1)
+    etag = _etag(picture, _variant(asked, size))
     if if_none_match and etag in {each.strip() for each in if_none_match.split(",")}:
         return Response(status_code=304, headers={"ETag": etag, "Cache-Control": _PRIVATE})
     if size is not None:
         deadline = Deadline.after(services.deadline_s)
-        key = PrintKey(request_id, model, print_digest(size))
-        return await answer_print(picture, size, key, services, closing, deadline=deadline)
+        key = PrintKey(request_id, model, print_digest(size, overlay=asked.overlay))
+        wish = UpscaleParameters(**size.model_dump(), overlay=asked.overlay)
+        return await answer_print(picture, wish, key, services, closing, deadline=deadline)
     if asked.preview is None:
         return png_response(picture)
-    content = await services.workers.pixels(render_preview, picture.path, asked.preview)
+    content = await services.workers.pixels(
+        render_preview, picture.path, asked.preview, overlay=asked.overlay
+    )
     headers = {"ETag": etag, "Cache-Control": _PRIVATE}
     return Response(content, media_type="image/webp", headers=headers)
 
@@ -124,7 +136,10 @@ async def answer_print(  # noqa: PLR0913  # what is printed, and where
     headers = {"ETag": _etag(picture, key.asked), "Cache-Control": _PRIVATE}
     kept = services.results.print_path(key)
     if await asyncio.to_thread(kept.exists):
-        return FileResponse(kept, media_type="image/png", headers=headers)
+        report = await asyncio.to_thread(_kept_report, kept)
+        return FileResponse(
+            kept, media_type="image/png", headers={**edge_header(report), **headers}
+        )
     order = Order(
         picture=picture.path,
         asked=UpscaleParameters(**asked.model_dump()),
@@ -148,9 +163,22 @@ def size_of(asked: SizeParameters) -> SizeParameters:
     return SizeParameters(**asked.model_dump(include=set(SizeParameters.model_fields)))
 
 
-def print_digest(asked: SizeParameters) -> str:
+def print_digest(asked: SizeParameters, *, overlay: bool = False) -> str:
     """A short name for one way to enlarge."""
-    return hashlib.sha256(asked.model_dump_json().encode()).hexdigest()[:16]
+    named = size_of(asked).model_dump_json() + ("overlay" if overlay else "")
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _variant(asked: PrintQuery, size: SizeParameters | None) -> str | None:
+    """What sets a rendering apart from the cut-out itself."""
+    if size is not None:
+        return print_digest(size, overlay=asked.overlay)
+    return f"{asked.preview}{'-overlay' if asked.overlay else ''}" if asked.preview else None
+
+
+def _kept_report(path: Path) -> EdgeReport | None:
+    told = text_behind(path, EDGE_REPORT)
+    return None if told is None else EdgeReport.model_validate_json(told)
 
 
 def shown(record: ShotRecord, services: Services) -> ShotRecord:
@@ -167,13 +195,23 @@ def shown(record: ShotRecord, services: Services) -> ShotRecord:
     return _linked(record.model_copy(update={"results": results}), complete)
 
 
-def render_preview(path: Path, longest_side: int) -> bytes:
+def render_preview(path: Path, longest_side: int, *, overlay: bool = False) -> bytes:
     """A WebP of the stored PNG, at most `longest_side` pixels, alpha kept. Blocks."""
     with Image.open(path, formats=("PNG",)) as picture:
-        picture.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
+        if overlay:
+            shown = marked_small(picture, _inside(picture.size, longest_side))
+        else:
+            shown = picture
+            shown.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS)
         out = io.BytesIO()
-        picture.save(out, "WEBP", quality=_PREVIEW_QUALITY)
+        shown.save(out, "WEBP", quality=_PREVIEW_QUALITY, lossless=overlay)
     return out.getvalue()
+
+
+def _inside(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """Never larger than it is."""
+    scale = min(1, longest_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _with_print(entry: ResultEntry, record: ShotRecord) -> ResultEntry:
@@ -219,5 +257,5 @@ def _complete_link(link: str, *, base_url: str, token: str | None) -> str:
     return f"{base_url}{link}{'&' if '?' in link else '?'}token={token}"
 
 
-def _etag(picture: StoredPicture, variant: int | str | None) -> str:
+def _etag(picture: StoredPicture, variant: str | None) -> str:
     return f'"{picture.sha256}"' if variant is None else f'"{picture.sha256}-{variant}"'

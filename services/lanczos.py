@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import Pixels
+from utils.rows import Rows
 
 REACH = 3
 """Source pixels that Lanczos-3 sees to either side when it enlarges."""
@@ -135,6 +136,16 @@ class Strip:
         source_step, step = self.resizing.step
         size = (width, across.height // source_step * step)
         return across.resize(size, Image.Resampling.LANCZOS), self.margin - above
+
+
+def windows(rows: Rows, strips: Iterator[Strip]) -> Iterator[tuple[Strip, Pixels]]:
+    """Each strip with the source rows it needs. Blocks while it reads."""
+    held, first = np.empty((0, rows.width, rows.channels), np.uint8), 0
+    for strip in strips:
+        kept = held[strip.source.start - first :]
+        fresh = rows.read(len(strip.source) - len(kept))
+        held, first = np.concatenate((kept, fresh)), strip.source.start
+        yield strip, held
 
 
 def nearest(wanted: NDArray[np.intp], source: int, target: int) -> NDArray[np.intp]:

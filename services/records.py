@@ -3,25 +3,36 @@
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.images import Cutout, Flag, Pixels, SourceImage
+from models.images import Cutout, Edge, Flag, Pixels, SourceImage
 from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
-from models.schemas import ImageInfo, ModelId, ResultEntry, ResultError, ShotRecord, SizeParameters
+from models.schemas import (
+    EdgeReport,
+    ImageInfo,
+    ModelId,
+    ResultEntry,
+    ResultError,
+    ShotRecord,
+    SizeParameters,
+)
 from services.access import caller
+from services.edge_modes import EdgeFinish
 from services.evidence import small_alpha
+from services.print_edges import PassingCutout
 from services.results import ResultStore, StoredPicture
 from services.standings import Standings
 from services.triage import Triage
 from utils.clock import Stopwatch, utc_now
-from utils.png import rgba_strips, write_png
+from utils.png import write_png
 
 _log = logging.getLogger(__name__)
 
 _VISIBLE_ABOVE = 10  # alpha; below it removers leave dust that no box should include
 _SOLID_FROM = 245
+_AS_IT_IS = EdgeFinish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,7 @@ class Stored:
     bbox: tuple[int, int, int, int] | None
     flags: tuple[Flag, ...]
     small: Pixels
+    edges: EdgeReport
 
 
 class Shot:
@@ -119,19 +131,29 @@ class Shot:
             _log.exception("record_not_saved", extra={"shot": self.request_id})
 
 
-def store_cutout(results: ResultStore, request_id: str, model: ModelId, cutout: Cutout) -> Stored:
-    """Encode and write a cut-out and measure it. Blocks: call it in the pool."""
+def store_cutout(
+    results: ResultStore,
+    request_id: str,
+    model: ModelId,
+    cutout: Cutout,
+    edge: EdgeFinish = _AS_IT_IS,
+) -> Stored:
+    """Encode and write a cut-out with its edge finished, and measure it. Blocks: for the pool.
+
+    Models are compared by what they answered, not by the edge that was asked for.
+    """
     height, width = cutout.alpha.shape
-    pieces = write_png(
-        rgba_strips(cutout.rgb, cutout.alpha), width=width, height=height, channels=4
-    )
+    passing = PassingCutout(cutout, edge)
+    dpi = None if edge.edge is Edge.SOFT else edge.dpi
+    pieces = write_png(passing.strips(), width=width, height=height, channels=4, dpi=dpi)
     return Stored(
         picture=results.write_picture(request_id, model, pieces),
         width=width,
         height=height,
-        bbox=visible_box(cutout.alpha),
-        flags=_flags(cutout),
+        bbox=visible_box(passing.alpha),
+        flags=_flags(replace(cutout, alpha=passing.alpha)),
         small=small_alpha(cutout.alpha),
+        edges=passing.tally.report(),
     )
 
 
@@ -183,6 +205,7 @@ def _succeeded_entry(
         bytes=stored.picture.bytes,
         sha256=stored.picture.sha256,
         bbox=stored.bbox,
+        edge_report=stored.edges,
         latency_ms=outcome.latency_ms,
         cost_usd=float(outcome.cutout.cost_usd),
         flags=list(stored.flags),

@@ -16,44 +16,77 @@ Pixels are (rows, width, 2 or 4) uint8, straight, alpha last.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.images import Edge, Pixels
+from models.images import Pixels
+from services.edge_modes import CRISP, EdgeFinish, Spot, Tally, crisp_edges, snapped
 from services.lanczos import REACH, Resizing, Strip, nearest
 
-GHOST = 25
-"""Alpha up to here is a trace nobody sees but the RIP."""
-SOLID = 230
-"""Alpha from here on is meant to be opaque."""
-_HALF = 128
+_Value = TypeVar("_Value", bound=np.generic)
 _STEEP = 16  # a difference in alpha that moves colours by more than a level
 _WORDS: dict[int, type[np.uint32]] = {4: np.uint32, 2: np.uint16}  # type: ignore[dict-item]  # either will do
 
 
-def finish_alpha(pixels: Pixels, *, window: Pixels, strip: Strip, edge: Edge) -> Pixels:
+def finish_alpha(
+    pixels: Pixels, *, window: Pixels, strip: Strip, edge: EdgeFinish, tally: Tally | None = None
+) -> Pixels:
     """What `strip.resize(window)` gave, without ringing and with the edge asked for.
 
     Where nothing shows, colour is cleared. Pixels without alpha are returned as they are; others
-    may be changed in place.
+    may be changed in place, the window never. `tally` counts the strip's own rows.
     """
-    runs = _unsettled(window, strip, edge) if window.shape[2] in (2, 4) else []
-    if runs and not pixels.flags.writeable:
-        pixels = pixels.copy()
+    runs = _unsettled(window, strip) if window.shape[2] in (2, 4) else []
+    if runs and (strip.resizing.is_identity or not pixels.flags.writeable):
+        pixels = pixels.copy()  # a strip of the same size is a part of its window
     for columns in runs:
-        _finish(pixels[:, columns], window, strip, columns, edge)
+        _finish(pixels[:, columns], window, _Job(strip, columns, edge, tally))
     return pixels
 
 
-def _finish(part: Pixels, window: Pixels, strip: Strip, columns: slice, edge: Edge) -> None:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Some columns of a strip and what is to be done there."""
+
+    strip: Strip
+    columns: slice
+    edge: EdgeFinish
+    tally: Tally | None
+
+    def place(self) -> "_Place":
+        return _Place.of(self.strip, self.columns, first_column=self.near.start)
+
+    @property
+    def near(self) -> slice:
+        """The source's columns that are looked at."""
+        return _source_columns(self.columns, self.strip.resizing)
+
+    def spot(self, window: Pixels) -> Spot:
+        """What halftone wants to know."""
+        place, alpha = self.place(), np.ascontiguousarray(window[:, self.near, -1])
+        lowest, highest = (
+            _extreme(alpha, radius=CRISP * place.radius, pick=pick)
+            for pick in (np.minimum, np.maximum)
+        )
+        crisp = place.enlarged(crisp_edges(lowest, highest))
+        return Spot(self.strip.rows.start - self.above, self.columns.start, crisp)
+
+    @property
+    def above(self) -> int:
+        """1 where the strip comes with the row above it, which is not its own."""
+        return min(self.strip.rows.start, 1)
+
+
+def _finish(part: Pixels, window: Pixels, job: _Job) -> None:
     """The same for the part of the strip in some columns, in place."""
-    alpha = np.ascontiguousarray(part[..., -1])
-    if not strip.resizing.is_identity:
-        near = _source_columns(columns, strip.resizing)
-        place = _Place.of(strip, columns, first_column=near.start)
-        alpha = _without_ringing(part, alpha, window[:, near], place)
-    part[..., -1] = alpha = _snapped(alpha, edge)
+    found = alpha = np.ascontiguousarray(part[..., -1])
+    if not job.strip.resizing.is_identity:
+        alpha = _without_ringing(part, alpha, window[:, job.near], job.place())
+    part[..., -1] = alpha = snapped(alpha, job.edge, lambda: job.spot(window))
+    if job.tally is not None:
+        job.tally.note(found[job.above :], alpha[job.above :])
     words = _words(part)
     words[(alpha == 0) & (words != 0)] = 0
 
@@ -92,20 +125,19 @@ class _Place:
         spans: NDArray[np.intp] = first[:, np.newaxis] + np.arange(most)
         return np.minimum(spans, last[:, np.newaxis], out=spans)
 
-    def enlarged(self, values: Pixels) -> Pixels:
+    def enlarged(self, values: NDArray[_Value]) -> NDArray[_Value]:
         """Each value of the window (rows, width) repeated wherever its pixel went."""
-        enlarged: Pixels = values[:, self.across][self.down]
+        enlarged: NDArray[_Value] = values[:, self.across][self.down]
         return enlarged
 
 
-def _unsettled(window: Pixels, strip: Strip, edge: Edge) -> list[slice]:
+def _unsettled(window: Pixels, strip: Strip) -> list[slice]:
     """Runs of the result's columns whose alpha needs a look; the rest is settled."""
     alpha, resizing = window[..., -1], strip.resizing
     if resizing.is_identity:
         return [slice(0, resizing.width)]
     changing = _changing(alpha, reach=resizing.reach + 1)
-    if edge is not Edge.SOFT:  # where nothing changes a column has one value
-        changing |= ~np.isin(alpha[0], (0, 255))
+    changing |= ~np.isin(alpha[0], (0, 255))  # where nothing changes a column has one value
     ends = np.flatnonzero(np.diff(changing, prepend=False, append=False))
     return [_enlarged(slice(first, stop), resizing) for first, stop in ends.reshape(-1, 2).tolist()]
 
@@ -206,12 +238,3 @@ def _extreme_down(
         found = pick(found[:-shift], found[shift:])
         span += shift
     return np.asarray(found)
-
-
-def _snapped(alpha: Pixels, edge: Edge) -> Pixels:
-    if edge is Edge.HARD:
-        return np.multiply(alpha >= _HALF, np.uint8(255), dtype=np.uint8)
-    if edge is Edge.PRINT:
-        visible = np.multiply(alpha, alpha > GHOST, dtype=np.uint8)
-        return np.maximum(visible, np.multiply(alpha >= SOLID, np.uint8(255), dtype=np.uint8))
-    return alpha

@@ -40,6 +40,7 @@ from services.access import caller
 from services.admission import Gate
 from services.appetite import Appetite, appetite
 from services.budgets import Budgets
+from services.edge_modes import EdgeFinish
 from services.flight import Flight, require_success
 from services.intake import inspect, read
 from services.places import Place, Places
@@ -66,7 +67,8 @@ _SKIP_REASONS = {
 class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
-    `prints` is how its cut-outs are to be enlarged, if they are; `max_cost_usd` what all of its
+    `prints` is how its cut-outs are to be enlarged, if they are, and `edge` what becomes of their
+    partial alpha before they are stored; `max_cost_usd` what all of its
     paid models may cost together, None where that is left to the budgets; `policy` which of the
     models are asked when, and how many make an answer. `on_created` is told the shot's id once its
     record is on disk; no model is asked before it has returned. `when_complete` is told of the
@@ -77,6 +79,7 @@ class Plan:
     options: RemovalOptions
     deadline: Deadline
     prints: SizeParameters | None = None
+    edge: EdgeFinish = field(default_factory=EdgeFinish)
     max_cost_usd: Decimal | None = None
     policy: modes.Policy = field(default_factory=modes.Policy)
     on_created: Callable[[str], Awaitable[None]] | None = None
@@ -338,7 +341,7 @@ class Shotgun:
             stored: Stored | None = None
             if isinstance(outcome, Succeeded):
                 self._latencies[model].append(outcome.latency_ms)
-                outcome, stored = await self._keep(flight.request_id, model, outcome)
+                outcome, stored = await self._keep(flight.request_id, model, outcome, plan.edge)
         await flight.land(model, outcome, stored)
 
     def _appetite(self, header: Header, plan: Plan) -> Appetite:
@@ -376,12 +379,12 @@ class Shotgun:
             return _failure(error, model=model, latency_ms=watch.ms())
 
     async def _keep(
-        self, request_id: str, model: ModelId, outcome: Succeeded
+        self, request_id: str, model: ModelId, outcome: Succeeded, edge: EdgeFinish
     ) -> tuple[Outcome, Stored | None]:
         """Write the cut-out; a disk that refuses is this model's failure and nobody else's."""
         write = partial(store_cutout, self._results, request_id, model)
         try:
-            return outcome, await self._workers.pixels(write, outcome.cutout)
+            return outcome, await self._workers.pixels(write, outcome.cutout, edge)
         except OSError as error:
             return _failure(error, model=model, latency_ms=outcome.latency_ms), None
 

@@ -20,9 +20,13 @@ from PIL import Image
 
 from models.errors import FileTooLarge, InsufficientMemory, SideTooLong
 from models.images import Pixels
-from models.schemas import PictureFormat, UpscaleParameters
+from models.schemas import EdgeReport, PictureFormat, UpscaleParameters
+from services.edge_modes import EdgeFinish, Tally, finish_of
 from services.intake import inspect, refusals
-from services.lanczos import Resizing, Strip
+from services.islands import WithoutIslands
+from services.islands import held_bytes as held_bytes_of_islands
+from services.lanczos import Resizing, Strip, windows
+from services.overlay import marked
 from services.print_size import PrintSize, size_for
 from services.records import visible_box
 from services.ringing import finish_alpha
@@ -45,6 +49,9 @@ from utils.rows import (
 from utils.tiff_writer import TiffWriter, deflate_strip
 
 T = TypeVar("T")
+
+EDGE_REPORT = "edge_report"
+"""The keyword under which a PNG carries the counts that only its last strip completes."""
 
 _AHEAD = 4
 _END = object()
@@ -69,7 +76,10 @@ _HELD_IN_PASSING = 32 << 20  # what a decoder may hold without waiting for its t
 
 @dataclass(frozen=True, slots=True)
 class Enlargement:
-    """A picture about to be enlarged: where its rows come from and what they become."""
+    """A picture about to be enlarged: where its rows come from and what they become.
+
+    `tally` counts what becomes of its alpha, and is None where it has none.
+    """
 
     picture: PictureFile
     box: Box | None
@@ -78,29 +88,44 @@ class Enlargement:
     resizing: Resizing
     strip_rows: int
     scratch: Path
+    edge: EdgeFinish
+    tally: Tally | None
 
     def windows(self) -> Iterator[tuple[Strip, Pixels]]:
         """Each strip with the source rows it needs. Blocks while it reads."""
         rows: Rows = self.picture.rows()
         if self.box is not None:
             rows = Cropped(rows, self.box)
-        held, first = np.empty((0, rows.width, rows.channels), np.uint8), 0
-        for strip in self.resizing.strips(self.strip_rows):
-            kept = held[strip.source.start - first :]
-            fresh = rows.read(len(strip.source) - len(kept))
-            held, first = np.concatenate((kept, fresh)), strip.source.start
-            yield strip, held
+        if self.tally is not None and (least := self.edge.island_px(self.size.scale)) > 0:
+            rows = WithoutIslands(
+                rows,
+                below_px=least,
+                from_alpha=self.edge.shows_from,
+                found=self.tally.note_islands,
+            )
+        return windows(rows, self.resizing.strips(self.strip_rows))
 
     def finished(self, strip: Strip, window: Pixels) -> tuple[Pixels, Pixels | None]:
         """The strip's rows as they are to be written, and the one above them."""
         pixels = finish_alpha(
-            strip.resize(window), window=window, strip=strip, edge=self.asked.edge
+            strip.resize(window), window=window, strip=strip, edge=self.edge, tally=self.tally
         )
+        if self.asked.overlay:
+            pixels = marked(pixels)
         return (pixels[1:], pixels[0]) if strip.rows.start else (pixels, None)
+
+    @property
+    def channels(self) -> int:
+        """Of the result: red needs colours."""
+        return 4 if self.asked.overlay and self.tally is not None else self.picture.channels
+
+    def edge_report(self) -> EdgeReport | None:
+        """What has been done to alpha so far; None where there is none."""
+        return None if self.tally is None else self.tally.report()
 
     def predicted_bytes(self) -> int:
         """About what the file will take: the source's own bytes a pixel, which enlarging thins."""
-        raw = self.size.width * self.size.height * self.picture.channels
+        raw = self.size.width * self.size.height * self.channels
         source_pixels = self.picture.width * self.picture.height
         share = self.resizing.source_width * self.resizing.source_height / source_pixels
         source_bytes = share * self.picture.path.stat().st_size
@@ -221,12 +246,15 @@ class Upscaler:
         self, picture: PictureFile, asked: UpscaleParameters, *, scratch: Path, box: Box | None
     ) -> Enlargement:
         left, top, right, bottom = box or (0, 0, picture.width, picture.height)
+        edge = finish_of(asked)
         size = size_for(right - left, bottom - top, asked)
         resizing = Resizing(right - left, bottom - top, size.width, size.height)
         if asked.format is PictureFormat.WEBP:
             self._check_webp(size)
-        rows = self._strip_rows(resizing)
-        return Enlargement(picture, box, size, asked, resizing, rows, scratch)
+        tally = Tally(asked.edge) if picture.channels in (2, 4) else None
+        besides = held_bytes_of_islands(picture.width, edge.island_px(size.scale)) if tally else 0
+        rows = self._strip_rows(resizing, besides)
+        return Enlargement(picture, box, size, asked, resizing, rows, scratch, edge, tally)
 
     def _check_webp(self, size: PrintSize) -> None:
         if max(size.width, size.height) > _WEBP_MAX_SIDE:
@@ -247,21 +275,21 @@ class Upscaler:
                 hint="Ask for format=png or format=tiff, which have no such limit.",
             )
 
-    def _strip_rows(self, resizing: Resizing) -> int:
-        """Source rows a strip: as the constants say, within the budget."""
+    def _strip_rows(self, resizing: Resizing, besides: int) -> int:
+        """Source rows a strip: as the constants say, within what the budget leaves `besides`."""
         grown = resizing.height / resizing.source_height
         share = -(-resizing.source_height // _LEAST_STRIPS)
         wanted = min(share, round(_STRIP_PIXELS / (resizing.width * grown)))
         rows = max(wanted, _LEAST_SOURCE_ROWS, 2 * resizing.reach if grown < 1 else 1)
-        budget = self._memory_bytes // _STRIPS_AT_ONCE
+        budget = (self._memory_bytes - besides) // _STRIPS_AT_ONCE
         while rows > 1 and _strip_bytes(resizing, rows) > budget:
             rows //= 2
         if (needed := _strip_bytes(resizing, rows)) > budget:
             raise InsufficientMemory(
                 f"Rows of {resizing.source_width} pixels becoming {resizing.width} take "
-                f"{_mib(needed * _STRIPS_AT_ONCE)} MiB to enlarge.",
+                f"{_mib(needed * _STRIPS_AT_ONCE + besides)} MiB to enlarge.",
                 limit=self._memory_bytes,
-                actual=needed * _STRIPS_AT_ONCE,
+                actual=needed * _STRIPS_AT_ONCE + besides,
                 hint="Ask for a smaller size.",
             )
         return rows
@@ -284,13 +312,12 @@ class Upscaler:
 
     async def _png(self, work: Enlargement) -> AsyncGenerator[bytes, None]:
         size, body = work.size, PngBody()
-        channels = work.picture.channels
-        head = png_head(width=size.width, height=size.height, channels=channels, dpi=size.dpi)
+        head = png_head(width=size.width, height=size.height, channels=work.channels, dpi=size.dpi)
         async with aclosing(self._strips(work, work.png_blocks)) as strips:
             async for blocks in strips:
                 yield head + b"".join(body.chunk(each) for each in blocks)
                 head = b""
-        yield body.end()
+        yield body.end(text=_told(work.edge_report()))
 
     async def _tiff(self, work: Enlargement, target: Path) -> None:
         first = next(work.resizing.strips(work.strip_rows))
@@ -300,7 +327,7 @@ class Upscaler:
                 file,
                 width=size.width,
                 height=size.height,
-                channels=work.picture.channels,
+                channels=work.channels,
                 rows_per_strip=len(first.rows),
                 dpi=size.dpi,
             )
@@ -312,7 +339,7 @@ class Upscaler:
     async def _webp(self, work: Enlargement, target: Path) -> None:
         size = work.size
         async with self._holding:
-            whole = np.empty((size.height, size.width, work.picture.channels), np.uint8)
+            whole = np.empty((size.height, size.width, work.channels), np.uint8)
             top = 0
             async with aclosing(self._strips(work, work.finished)) as strips:
                 async for pixels, _ in strips:
@@ -394,6 +421,11 @@ def _strip_bytes(resizing: Resizing, rows: int) -> int:
     window = (rows + 2 * resizing.reach) * (resizing.source_width + resizing.width) * 4
     grown = resizing.height / resizing.source_height
     return window + int(max(1, rows * grown) * resizing.width * _WORK_BYTES)
+
+
+def _told(report: EdgeReport | None) -> dict[str, str]:
+    """What a PNG says of itself behind its pixels."""
+    return {} if report is None else {EDGE_REPORT: report.model_dump_json()}
 
 
 def _save_webp(pixels: Pixels, target: Path, compression: Compression) -> None:

@@ -15,10 +15,12 @@ Format: https://www.w3.org/TR/png-3/ and RFC 1950, 1951.
 
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -145,6 +147,8 @@ _LAST_BLOCK = b"\x03\x00"  # an empty deflate block marked final
 _ADLER_BASE = 65521
 _MAX_UINT31 = (1 << 31) - 1
 _METRES_PER_INCH = 0.0254
+_NO_TEXT: Mapping[str, str] = MappingProxyType({})
+_TAIL_BYTES = 4096
 
 
 def write_png(  # noqa: PLR0913 - three are the header, all but one are keywords
@@ -265,8 +269,23 @@ class PngBody:
         self._adler = _combine_adler(self._adler, block)
         return _chunk(b"IDAT", prefix + block.deflated)
 
-    def end(self) -> bytes:
-        return _chunk(b"IDAT", _LAST_BLOCK + struct.pack(">I", self._adler)) + _chunk(b"IEND", b"")
+    def end(self, *, text: Mapping[str, str] = _NO_TEXT) -> bytes:
+        """`text` (keywords of 1 to 79 ASCII characters, ASCII values) follows the pixels."""
+        said = (_chunk(b"tEXt", f"{word}\0{value}".encode("ascii")) for word, value in text.items())
+        last = _chunk(b"IDAT", _LAST_BLOCK + struct.pack(">I", self._adler))
+        return b"".join((last, *said, _chunk(b"IEND", b"")))
+
+
+def text_behind(path: Path, word: str) -> str | None:
+    """What PngBody.end wrote under that keyword; None where it is not there. Blocks."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        tail = file.read()
+    at = tail.rfind(b"tEXt" + word.encode("ascii") + b"\0")
+    if at < 4:
+        return None
+    (length,) = struct.unpack(">I", tail[at - 4 : at])
+    return tail[at + 4 : at + 4 + length].partition(b"\0")[2].decode("ascii")
 
 
 def choose_recipe(block: Block, *, compression: Compression) -> Recipe:

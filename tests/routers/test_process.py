@@ -13,8 +13,8 @@ from PIL import Image
 from models.errors import FailureCode, RemoverError
 from models.images import Edge, Pixels
 from models.schemas import ModelId
-from services.lanczos import Resizing
-from services.ringing import finish_alpha
+from services.edge_modes import EdgeFinish
+from tests import printing
 from tests.conftest import Server, artwork, problem, serving
 from tests.fakes import FakeRemover, unavailable
 
@@ -48,9 +48,8 @@ def pixels_of(response: httpx.Response) -> Pixels:
 
 
 def enlarged(pixels: Pixels, *, scale: int = 4, edge: Edge = Edge.SOFT) -> Pixels:
-    height, width, _ = pixels.shape
-    (strip,) = Resizing(width, height, width * scale, height * scale).strips(height)
-    return finish_alpha(strip.resize(pixels), window=pixels, strip=strip, edge=edge)
+    """The same enlargement in one strip."""
+    return printing.enlarged(pixels, EdgeFinish(edge), scale=scale)[0]
 
 
 def kept(server: Server, entry: dict[str, Any]) -> list[Path]:

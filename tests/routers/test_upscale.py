@@ -17,8 +17,8 @@ import pyvips
 from PIL import Image, ImageCms
 
 from models.images import Edge, Pixels
-from services.lanczos import Resizing
-from services.ringing import finish_alpha
+from services.edge_modes import EdgeFinish
+from tests import printing
 from tests.conftest import DATA, Server, artwork, png_bytes, problem, serving
 from tests.utils.specimens import png
 
@@ -50,10 +50,7 @@ def pixels_of(response: httpx.Response) -> Pixels:
 
 def wanted(pixels: Pixels, *, scale: float = 4, edge: Edge = Edge.SOFT) -> Pixels:
     """The same enlargement in one strip."""
-    height, width, _ = pixels.shape
-    resizing = Resizing(width, height, int(width * scale + 0.5), int(height * scale + 0.5))
-    (strip,) = resizing.strips(height)
-    return finish_alpha(strip.resize(pixels), window=pixels, strip=strip, edge=edge)
+    return printing.enlarged(pixels, EdgeFinish(edge), scale=scale)[0]
 
 
 def art() -> Pixels:

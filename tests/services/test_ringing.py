@@ -6,8 +6,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from models.images import Edge, Pixels
-from services.lanczos import Resizing
-from services.ringing import GHOST, SOLID, finish_alpha
+from services.edge_modes import GHOST, SOLID, EdgeFinish
+from tests.printing import enlarged
 
 SCALE = 4
 
@@ -15,17 +15,7 @@ SCALE = 4
 def enlarge(
     pixels: Pixels, edge: Edge = Edge.SOFT, *, scale: float = SCALE, rows: int = 16
 ) -> Pixels:
-    height, width, _ = pixels.shape
-    resizing = Resizing(width, height, round(width * scale), round(height * scale))
-    strips: list[Pixels] = []
-    for strip in resizing.strips(rows):
-        window = pixels[strip.source.start : strip.source.stop]
-        done = finish_alpha(strip.resize(window), window=window, strip=strip, edge=edge)
-        if strips:
-            assert np.array_equal(done[0], strips[-1][-1])  # what a PNG's filter refers to
-            done = done[1:]
-        strips.append(done)
-    return np.concatenate(strips)
+    return enlarged(pixels, EdgeFinish(edge), scale=scale, rows=rows)[0]
 
 
 def lanczos(pixels: Pixels, scale: int = SCALE) -> Pixels:
@@ -138,7 +128,9 @@ def test_what_is_transparent_has_no_colour_and_what_shows_has_its_own(edge: Edge
         assert not got[got[..., 3] == 0].any()
         visible = got[got[..., 3] > 0].astype(float)
         off = np.abs(visible[:, :3] - (200, 30, 60)) * visible[:, 3:] / 255
-        assert off.max() <= 3  # of 255, as printed on black
+        # of 255, as printed on black; a dot shows the colour of a faint pixel in full, and
+        # premultiplied in both passes that has lost a level or two of the alpha it had
+        assert off.max() <= (3 if edge is not Edge.HALFTONE else 2 * 255 / GHOST)
 
 
 def test_colours_gain_no_bright_rim_inside_an_edge() -> None:
@@ -211,7 +203,7 @@ def test_any_scale_keeps_alpha_within_what_it_covers(scale: float) -> None:
         assert not beyond(got, bound).any()
 
 
-@pytest.mark.parametrize("edge", [Edge.PRINT, Edge.HARD])
+@pytest.mark.parametrize("edge", [Edge.PRINT, Edge.HARD, Edge.HALFTONE])
 def test_at_the_same_size_the_edge_is_still_treated(edge: Edge) -> None:
     got = enlarge(painted(shadow()), edge, scale=1)[..., 3]
     assert not ((got > 0) & (got <= GHOST)).any()

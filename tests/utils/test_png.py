@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import pytest
+import pyvips
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,14 +23,18 @@ from utils.png import (
     Block,
     Compression,
     Filter,
+    PngBody,
     Recipe,
     apply_filter,
     cut_blocks,
     encode_as,
     encode_block,
     encode_png,
+    encode_rows,
     join_blocks,
+    png_head,
     rgba_strips,
+    text_behind,
     write_png,
 )
 
@@ -383,3 +389,21 @@ def test_colour_and_alpha_that_do_not_match_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"match|rows"):
         rgba_strips(rgb, alpha, rows=rows)
+
+
+@pytest.mark.parametrize("text", [{}, {"edge_report": "{}", "another": "x" * 900}])
+def test_text_behind_the_pixels_is_read_by_everybody(tmp_path: Path, text: dict[str, str]) -> None:
+    pixels = noise(20, 30, 4)
+    body = PngBody()
+    blocks = encode_rows(
+        pixels.reshape(20, -1), channels=4, above=None, compression=Compression.FAST
+    )
+    path = tmp_path / "with_text.png"
+    head = png_head(width=30, height=20, channels=4)
+    path.write_bytes(head + b"".join(body.chunk(each) for each in blocks) + body.end(text=text))
+    assert np.array_equal(pyvips.Image.new_from_file(str(path)).numpy(), pixels)
+    with Image.open(path) as picture:
+        picture.load()
+        assert {word: picture.info[word] for word in text} == text
+    assert {word: text_behind(path, word) for word in text} == text
+    assert text_behind(path, "report") is None
