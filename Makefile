@@ -35,7 +35,7 @@ sdl: setup
 	@bash scripts/validate_sdl.sh
 
 bench: setup
-	@for each in knockout png upscale isnet local_models edges triage ranking providers soak shots; do $(PY) -m bench.$$each || exit 1; done
+	@for each in knockout png upscale isnet local_models edges triage ranking print_check providers soak shots; do $(PY) -m bench.$$each || exit 1; done
 
 lock:
 	@for each in requirements requirements-dev; do \

@@ -487,6 +487,61 @@ class PickSettings(Group):
     )
 
 
+class PrintSettings(Group):
+    """What a print check passes, warns of and fails (docs/PRINT.md); px are pixels at 300 dpi."""
+
+    print_target_dpi: float = Field(
+        300, gt=0, description="Pixels an inch that a sharp print wants, and prints are made at."
+    )
+    print_poor_dpi: float = Field(
+        200, gt=0, description="Below it the check says blurry, not only soft."
+    )
+    print_least_dpi: float = Field(150, gt=0, description="Below it the check fails.")
+    print_least_clear_percent: float = Field(
+        1, ge=0, le=100, description="Of the canvas: less that is transparent is warned of."
+    )
+    print_most_ghost_percent: float = Field(
+        0.05,
+        ge=0,
+        description="Of the canvas: more that is nearly invisible (alpha 1 to 25), and not an "
+        "edge's own, fails; any at all is warned of.",
+    )
+    print_most_ghost_reach_px: float = Field(
+        4, gt=0, le=16, description="Nearly invisible pixels further than this from an edge fail."
+    )
+    print_most_near_opaque_percent: float = Field(
+        1, ge=0, description="Of the artwork: so much that is nearly solid is warned of."
+    )
+    print_warn_soft_percent: float = Field(
+        0.5, ge=0, description="Of the artwork: so much that is half-transparent is warned of."
+    )
+    print_most_soft_percent: float = Field(
+        5, ge=0, description="Of the artwork: more that is half-transparent fails."
+    )
+    print_warn_edge_px: float = Field(
+        2, ge=0, description="Edges that fade over more are warned of."
+    )
+    print_most_edge_px: float = Field(4, ge=0, description="Edges that fade over more fail.")
+    print_least_island_px: float = Field(
+        6, gt=0, le=16, description="Separate specks smaller than this are warned of."
+    )
+    print_most_islands: int = Field(20, ge=0, description="More specks than these fail.")
+    print_warn_line_px: float = Field(6, gt=0, le=30, description="Thinner lines are warned of.")
+    print_least_line_px: float = Field(4, gt=0, le=30, description="Thinner lines fail.")
+    print_warn_gap_px: float = Field(8, gt=0, le=30, description="Narrower gaps are warned of.")
+    print_least_gap_px: float = Field(6, gt=0, le=30, description="Narrower gaps fail.")
+    print_most_near_white_percent: float = Field(
+        0.1, ge=0, description="Of the artwork: more that is almost white is warned of."
+    )
+    print_most_margin_percent: float = Field(
+        2, ge=0, description="Of the canvas's width or height: more empty space is warned of."
+    )
+    print_web_in: float = Field(22, gt=0, description="Width of the film; a wider print fails.")
+    print_least_contrast: float = Field(
+        1.5, ge=1, description="Contrast (WCAG) of artwork and shirt below which is warned."
+    )
+
+
 class Settings(BaseModel):
     """Everything the service can be told, by group."""
 
@@ -501,6 +556,7 @@ class Settings(BaseModel):
     local: LocalSettings
     ben2: Ben2Settings
     picks: PickSettings
+    prints: PrintSettings
 
 
 GROUPS: Mapping[str, type[Group]] = {
@@ -513,6 +569,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "local": LocalSettings,
     "ben2": Ben2Settings,
     "picks": PickSettings,
+    "prints": PrintSettings,
 }
 
 G = TypeVar("G", bound=Group)

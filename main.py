@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
 from routers import (
+    analyze,
     background,
     costs,
     documentation,
@@ -60,7 +61,8 @@ def create_app(
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)
     problems.install(app)
-    for module in (health, background, upscale, pipeline, results, sessions, costs, preferences):
+    told = (health, background, upscale, pipeline, analyze, results, sessions, costs, preferences)
+    for module in told:
         app.include_router(module.router)
     app.include_router(pages.pages(embedded_by=settings.access.page_embedded_by))
     documentation.install(app)

@@ -11,6 +11,7 @@ from models.errors import FailureCode
 from models.images import Edge, Flag, Holes, PictureKind
 from models.inference import Device, Engine, Precision
 from models.outcomes import SkipReason
+from models.print_check import GARMENT_FIELD, Garment, PrintCheck, PrintedSize
 from utils.png import Compression
 
 
@@ -102,7 +103,7 @@ class EdgeParameters(BaseModel):
     )
 
 
-class RemovalParameters(EdgeParameters):
+class RemovalParameters(PrintedSize, EdgeParameters):
     """What a caller may say about a shot; in the query, the form or the JSON body."""
 
     models: ModelList = Field(
@@ -157,6 +158,12 @@ class RemovalParameters(EdgeParameters):
         "model has landed. Needs WEBHOOK_SECRET.",
         examples=["https://shop.example/cutouts"],
     )
+    print_check: bool = Field(
+        default=False,
+        description="Say of every cut-out how it prints at the size given by `preset`, `width_in` "
+        "or `height_in`.",
+    )
+    garment: Annotated[Garment | None, GARMENT_FIELD] = None
 
 
 MAX_SCALE = 8
@@ -170,7 +177,7 @@ class PictureFormat(StrEnum):
     TIFF = "tiff"
 
 
-class SizeParameters(EdgeParameters):
+class SizeParameters(PrintedSize, EdgeParameters):
     """How large a print becomes, what its rim looks like, and how hard it is packed."""
 
     scale: float | None = Field(
@@ -180,15 +187,6 @@ class SizeParameters(EdgeParameters):
         description="Times as large, whole or fractional, at most 8. Left out: 4, or what the "
         "inches ask for.",
         examples=[4],
-    )
-    width_in: float | None = Field(
-        None, gt=0, le=1000, description="Width of the print in inches, at `dpi`."
-    )
-    height_in: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
-        description="Height of the print in inches; with both given the picture fits inside.",
     )
     trim: bool = Field(
         default=False, description="Cut away the margin around what is visible (alpha above 10)."
@@ -317,6 +315,9 @@ class ResultEntry(BaseModel):
     print: PrintReport | None = None
     print_problem: str | None = Field(
         None, description="Why this cut-out cannot be enlarged as asked."
+    )
+    print_check: PrintCheck | None = Field(
+        None, description="How it will print, with print_check=true."
     )
     cost_usd: float | None = None
     score: float | None = Field(None, description="0..1; says how it compares within this shot.")

@@ -25,7 +25,7 @@ OPEN_PATHS = frozenset(
 )
 """What anybody may see, keys or not: of the pages only the files, which hold nobody's data."""
 
-SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale"})
+SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale", "/analyze"})
 """What a browser session may ask for; beside it, it may pick, and GET results of its own."""
 
 PICKS = "/preferences"
@@ -87,7 +87,8 @@ def _require_allowed(session: Caller, method: str, path: str) -> None:
         return  # out of its last shot as well; the route asks whose the shot is
     if method != "POST" or path not in SESSIONS_MAY_POST:
         raise NotAllowed(
-            "A browser session may remove backgrounds, enlarge, read its own results and pick.",
+            "A browser session may remove backgrounds, enlarge, analyze, read its own results and "
+            "pick.",
             hint="Everything else wants the API key.",
         )
     session.require_credit()

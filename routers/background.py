@@ -23,6 +23,8 @@ from services.access import caller
 from services.container import Services
 from services.edge_modes import EdgeFinish, finish_of
 from services.modes import Policy
+from services.print_check import Wish
+from services.print_size import wanted_width_in
 from services.remover import RemovalOptions
 from services.shotgun import Plan
 from services.standings import recommended_entry
@@ -101,6 +103,7 @@ def removal_plan(
         options=RemovalOptions(holes=asked.holes),
         deadline=Deadline(since + (asked.deadline_s or services.deadline_s)),
         prints=prints,
+        check=_wish(asked, prints),
         edge=edge if prints is None else EdgeFinish(),
         max_cost_usd=_most_usd(asked),
         policy=_policy(asked, services, models=len(wanted)),
@@ -128,6 +131,33 @@ def _policy(asked: RemovalParameters, services: Services, *, models: int) -> Pol
         may_add_knockout=asked.mode is Mode.CASCADE and not asked.models,
         prices={model: services.ledger.price(model) for model in ModelId},
     )
+
+
+def _wish(asked: RemovalParameters, prints: SizeParameters | None) -> Wish | None:
+    """How to look at the cut-outs, if at all; `prints` is how they are made where they are.
+
+    Raises InvalidParameter for a check without a size, and for what says of a check without one.
+    """
+    if not asked.print_check:
+        if asked.garment is not None:
+            raise errors.InvalidParameter("garment: goes with print_check=true.", field="garment")
+        if asked.in_inches and prints is None:
+            raise errors.InvalidParameter(
+                "print_check: a print size goes with print_check=true.",
+                field="print_check",
+                hint="/process makes prints of a size.",
+            )
+        return None
+    if prints is None:
+        if not asked.in_inches:
+            raise errors.InvalidParameter(
+                "print_check: how large will it be printed?",
+                field="print_check",
+                hint="Give preset (as front), width_in or height_in.",
+            )
+        wanted_width_in(asked)
+        prints = SizeParameters(**asked.model_dump(include=set(SizeParameters.model_fields)))
+    return Wish(prints, garment=asked.garment)
 
 
 def _most_usd(asked: RemovalParameters) -> Decimal | None:

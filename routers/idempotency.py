@@ -107,6 +107,6 @@ OnceDep = Annotated[Once, Depends(_once)]
 def _normalised(asked: RemovalParameters, plan: Plan) -> dict[str, object]:
     """The parameters with defaults filled in, without those that only shape the answer."""
     said = asked.model_dump(mode="json", exclude=_FORM_OF_THE_ANSWER)
-    if isinstance(asked, SizeParameters) and asked.width_in is None and asked.height_in is None:
+    if isinstance(asked, SizeParameters) and not asked.in_inches:
         said["scale"] = asked.scale or DEFAULT_SCALE
     return {**said, "models": [str(model) for model in plan.models]}

@@ -18,7 +18,7 @@ from routers.results import answer_print, print_digest, size_of
 from routers.uploads import Submission, SubmissionDep
 from services.container import Services
 from services.intake import inspect
-from services.print_size import size_for
+from services.print_size import free_size_for, size_for
 from services.results import PrintKey
 from services.shotgun import Plan
 from services.standings import recommended_entry
@@ -96,6 +96,7 @@ async def _check_size(submission: Submission, size: SizeParameters, services: Se
     width, height = header.width, header.height
     if header.orientation > 4:
         width, height = height, width
+    free_size_for(width, height, size)
     if not size.trim:
         size_for(width, height, size)
 

@@ -24,6 +24,7 @@ _LARGEST_SENT = 16_000_000
 _SENT = 15
 _MOST_SENT = 24 * _MIB
 _ANY_SHOT = 16 * _MIB  # tiles and strips
+_CHECKING = 16 * _MIB  # a print check's strips and blocks (bench/print_check.py: 9 at the most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,23 @@ class Appetite:
 
 
 def appetite(
-    header: Header, models: Collection[ModelId], *, at_most: int, budget_bytes: int | None
+    header: Header,
+    models: Collection[ModelId],
+    *,
+    at_most: int,
+    budget_bytes: int | None,
+    checked: bool = False,
 ) -> Appetite:
     """The most models at once, up to `at_most`, that fit into the budget; where none fits, one.
 
-    Whoever is given what does not fit is refused at the gate.
+    `checked` says that each is looked at for print as well. Whoever is given what does not fit is
+    refused at the gate.
     """
     models_at_once = range(max(1, min(at_most, len(models))), 0, -1)
-    asked = [Appetite(_peak(header, models, count), count) for count in models_at_once]
+    checking = _CHECKING if checked else 0
+    asked = [
+        Appetite(_peak(header, models, count) + count * checking, count) for count in models_at_once
+    ]
     fitting = (each for each in asked if budget_bytes is None or each.bytes <= budget_bytes)
     return next(fitting, asked[-1])
 

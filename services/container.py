@@ -19,9 +19,18 @@ from pathlib import Path
 
 import PIL
 
-from config import MIB, Ben2Settings, LocalSettings, Settings, StorageSettings, WebhookSettings
+from config import (
+    MIB,
+    Ben2Settings,
+    LocalSettings,
+    PrintSettings,
+    Settings,
+    StorageSettings,
+    WebhookSettings,
+)
 from models.errors import IdempotencyUnavailable
 from models.inference import BirefnetSize, RunPlan
+from models.print_check import PrintLimits
 from models.schemas import (
     InferenceInfo,
     MemoryInfo,
@@ -35,6 +44,7 @@ from models.schemas import (
 )
 from services.access import Access, SessionLimits, open_access
 from services.admission import Gate
+from services.analyst import Analyst
 from services.breakers import Breakers
 from services.budget import FLOOR_BYTES, Budget, Split, room_for_networks, split
 from services.budgets import Budgets
@@ -76,6 +86,7 @@ class Services:
 
     version: str
     shotgun: Shotgun
+    analyst: Analyst
     upscaler: Upscaler
     inference: InferenceProcess
     plan: RunPlan
@@ -223,15 +234,18 @@ async def open_services(
         )
         webhooks = _webhooks(settings.webhooks)
         stack.push_async_callback(webhooks.close)
+        max_pixels = round(settings.inputs.max_megapixels * 1e6)
+        limits = _print_limits(settings.prints)
         shotgun = Shotgun(
             removers=removers,
             results=results,
             workers=workers,
             gate=gate,
-            max_pixels=round(settings.inputs.max_megapixels * 1e6),
+            max_pixels=max_pixels,
             model_timeout_s=work.model_timeout_s,
             budgets=providers.money.budgets,
             taste=preferences,
+            print_limits=limits,
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
@@ -239,6 +253,7 @@ async def open_services(
         yield Services(
             version=version,
             shotgun=shotgun,
+            analyst=Analyst(workers=workers, gate=gate, max_pixels=max_pixels, limits=limits),
             upscaler=_upscaler(settings, workers, uploads),
             inference=inference,
             plan=plan,
@@ -482,6 +497,11 @@ def _fetcher(settings: Settings) -> Fetcher:
         timeout_s=settings.inputs.image_url_timeout_s,
         allowed_hosts=settings.inputs.image_url_allowed_hosts,
     )
+
+
+def _print_limits(settings: PrintSettings) -> PrintLimits:
+    said = settings.model_dump()
+    return PrintLimits(**{name.removeprefix("print_"): value for name, value in said.items()})
 
 
 def _webhooks(settings: WebhookSettings) -> Webhooks:

@@ -4,12 +4,27 @@
 picture's own resolution at that size is always told beside the result's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.errors import InvalidParameter, ScaleOutOfRange
+from models.print_check import Preset, PrintedSize
 from models.schemas import MAX_SCALE, PrintReport, SizeParameters
 
 DEFAULT_SCALE = 4.0
+
+USUAL_WIDTHS_IN: Mapping[Preset, tuple[float, float]] = {
+    Preset.LEFT_CHEST: (3.5, 4.5),
+    Preset.FRONT: (10, 12),
+    Preset.OVERSIZE_FRONT: (12.5, 14),
+    Preset.FULL_BACK: (11, 14),
+    Preset.YOUTH: (8, 10),
+    Preset.TODDLER: (5, 7),
+    Preset.INFANT: (4, 6),
+    Preset.SLEEVE: (2.5, 4),
+    Preset.NECK: (2, 2.75),
+}
+"""Print widths from and to, in inches: the size chart of textileus.com/dtf-size-chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +50,26 @@ class PrintSize:
         )
 
 
+def preset_width_in(preset: Preset) -> float:
+    """The middle of what is usual there, to the quarter of an inch."""
+    return round(2 * sum(USUAL_WIDTHS_IN[preset])) / 4
+
+
+def wanted_width_in(asked: PrintedSize) -> float | None:
+    """The width asked for, in words or in inches; InvalidParameter for both."""
+    if asked.preset is not None and asked.width_in is not None:
+        raise InvalidParameter("preset: give either a preset or width_in.", field="preset")
+    return asked.width_in if asked.preset is None else preset_width_in(asked.preset)
+
+
 def size_for(width: int, height: int, asked: SizeParameters) -> PrintSize:
     """The result of a source of width x height pixels; the aspect is kept.
 
     With both inches given the picture fits inside them. Raises ScaleOutOfRange above 8x, and
-    InvalidParameter for a scale together with inches.
+    InvalidParameter for a scale together with inches, or a width together with a preset.
     """
-    scale = _scale(width, height, asked)
-    if scale > MAX_SCALE:
+    size = free_size_for(width, height, asked)
+    if (scale := size.scale) > MAX_SCALE:
         raise ScaleOutOfRange(
             f"The picture would become {scale:.2f} times as large; it has {width} x {height} "
             f"pixels, and {MAX_SCALE} times is the most.",
@@ -50,14 +77,18 @@ def size_for(width: int, height: int, asked: SizeParameters) -> PrintSize:
             actual=round(scale, 4),
             hint="Send a larger picture, or ask for fewer inches or a lower dpi.",
         )
+    return size
+
+
+def free_size_for(width: int, height: int, asked: SizeParameters) -> PrintSize:
+    """The same however large it becomes: what it would be, for those who only measure."""
+    scale = _scale(width, height, asked)
     return PrintSize(_times(width, scale), _times(height, scale), scale, asked.dpi)
 
 
 def _scale(width: int, height: int, asked: SizeParameters) -> float:
-    inches = {"width_in": (asked.width_in, width), "height_in": (asked.height_in, height)}
-    wanted = [
-        max(1, round(length * asked.dpi)) / pixels for length, pixels in inches.values() if length
-    ]
+    inches = ((wanted_width_in(asked), width), (asked.height_in, height))
+    wanted = [max(1, round(length * asked.dpi)) / pixels for length, pixels in inches if length]
     if wanted and asked.scale is not None:
         raise InvalidParameter("scale: give either a scale or a size in inches.", field="scale")
     return min(wanted) if wanted else asked.scale or DEFAULT_SCALE

@@ -9,6 +9,7 @@ import numpy as np
 
 from models.images import Cutout, Edge, Flag, Pixels, SourceImage
 from models.outcomes import Failed, Outcome, Pending, Skipped, Succeeded
+from models.print_check import PrintCheck
 from models.schemas import (
     EdgeReport,
     ImageInfo,
@@ -46,6 +47,7 @@ class Stored:
     flags: tuple[Flag, ...]
     small: Pixels
     edges: EdgeReport
+    print_check: PrintCheck | None = None
 
 
 class Shot:
@@ -159,10 +161,10 @@ def store_cutout(
 
 def visible_box(alpha: Pixels) -> tuple[int, int, int, int] | None:
     """Left, top, right, bottom (exclusive) of alpha > 10, or None where nothing is visible."""
-    rows = np.flatnonzero((alpha > _VISIBLE_ABOVE).any(axis=1))
+    rows = np.flatnonzero(alpha.max(axis=1) > _VISIBLE_ABOVE)
     if rows.size == 0:
         return None
-    columns = np.flatnonzero((alpha > _VISIBLE_ABOVE).any(axis=0))
+    columns = np.flatnonzero(alpha.max(axis=0) > _VISIBLE_ABOVE)
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
@@ -207,6 +209,7 @@ def _succeeded_entry(
         bbox=stored.bbox,
         edge_report=stored.edges,
         latency_ms=outcome.latency_ms,
+        print_check=stored.print_check,
         cost_usd=float(outcome.cutout.cost_usd),
         flags=list(stored.flags),
         variant=outcome.cutout.variant,

@@ -24,8 +24,9 @@ from models.errors import (
     RemoverError,
     RemoverUnavailable,
 )
-from models.images import SourceImage
+from models.images import Cutout, SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
+from models.print_check import PrintCheck, PrintLimits
 from models.schemas import (
     LatencyInfo,
     Mode,
@@ -44,6 +45,7 @@ from services.edge_modes import EdgeFinish
 from services.flight import Flight, require_success
 from services.intake import inspect, read
 from services.places import Place, Places
+from services.print_check import Art, Wish, check_print
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
@@ -69,7 +71,8 @@ class Plan:
 
     `prints` is how its cut-outs are to be enlarged, if they are, and `edge` what becomes of their
     partial alpha before they are stored; `max_cost_usd` what all of its
-    paid models may cost together, None where that is left to the budgets; `policy` which of the
+    paid models may cost together, None where that is left to the budgets; `check` how its cut-outs
+    are to be printed, where that is to be looked at; `policy` which of the
     models are asked when, and how many make an answer. `on_created` is told the shot's id once its
     record is on disk; no model is asked before it has returned. `when_complete` is told of the
     record when the last model has landed.
@@ -79,6 +82,7 @@ class Plan:
     options: RemovalOptions
     deadline: Deadline
     prints: SizeParameters | None = None
+    check: Wish | None = None
     edge: EdgeFinish = field(default_factory=EdgeFinish)
     max_cost_usd: Decimal | None = None
     policy: modes.Policy = field(default_factory=modes.Policy)
@@ -113,7 +117,9 @@ class Shotgun:
         model_timeout_s: float,
         budgets: Budgets | None = None,
         taste: Taste | None = None,
+        print_limits: PrintLimits | None = None,
     ) -> None:
+        self._print_limits = print_limits or PrintLimits()
         self._budgets = budgets
         self._taste = taste
         self._removers = removers
@@ -341,7 +347,7 @@ class Shotgun:
             stored: Stored | None = None
             if isinstance(outcome, Succeeded):
                 self._latencies[model].append(outcome.latency_ms)
-                outcome, stored = await self._keep(flight.request_id, model, outcome, plan.edge)
+                outcome, stored = await self._keep(flight.request_id, model, outcome, plan)
         await flight.land(model, outcome, stored)
 
     def _appetite(self, header: Header, plan: Plan) -> Appetite:
@@ -353,6 +359,7 @@ class Shotgun:
             [model for model in ModelId if model in models and not self._skip(model)],
             at_most=self._workers.width,
             budget_bytes=self._gate.budget.limit_bytes,
+            checked=plan.check is not None,
         )
 
     async def _attempt(
@@ -379,14 +386,27 @@ class Shotgun:
             return _failure(error, model=model, latency_ms=watch.ms())
 
     async def _keep(
-        self, request_id: str, model: ModelId, outcome: Succeeded, edge: EdgeFinish
+        self, request_id: str, model: ModelId, outcome: Succeeded, plan: Plan
     ) -> tuple[Outcome, Stored | None]:
         """Write the cut-out; a disk that refuses is this model's failure and nobody else's."""
         write = partial(store_cutout, self._results, request_id, model)
         try:
-            return outcome, await self._workers.pixels(write, outcome.cutout, edge)
+            stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
         except OSError as error:
             return _failure(error, model=model, latency_ms=outcome.latency_ms), None
+        if plan.check is None:
+            return outcome, stored
+        checked = await self._checked(model, outcome.cutout, plan.check)
+        return outcome, replace(stored, print_check=checked)
+
+    async def _checked(self, model: ModelId, cutout: Cutout, wish: Wish) -> PrintCheck | None:
+        """How the cut-out will print; advice, so that a crash of it is logged and harms nothing."""
+        art = Art(cutout.rgb, cutout.alpha)
+        try:
+            return await self._workers.pixels(check_print, art, wish, self._print_limits)
+        except Exception:  # noqa: BLE001  # the cut-out is worth the same without it
+            _log.exception("print_check_failed", extra={"model": model})
+            return None
 
 
 def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:

@@ -81,6 +81,28 @@ def white_of(picture: Image.Image, *, depth: int) -> float:
     return next((white for white in usual if top <= white), top if np.isfinite(top) else 1.0)
 
 
+def profile_name(profile: bytes | None) -> str | None:
+    """What a profile calls itself, in at most 60 characters; None where it cannot be used."""
+    if not profile:
+        return None
+    try:
+        named = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    except (ImageCms.PyCMSError, *_UNUSABLE_PROFILE):
+        return None
+    printable = "".join(each for each in named if each.isprintable()).strip()
+    return printable[:60] or "an unnamed profile"
+
+
+def is_srgb(profile: bytes | None, *, mode: str) -> bool:
+    """Whether a profile is sRGB by whatever name, or missing or unusable: it changes nothing then.
+
+    Grey with a profile of its own is a way to write sRGB's greys.
+    """
+    base = _base_mode(mode)
+    transform, _ = _transform(profile, mode=base)
+    return base in ("RGB", "L") and (transform is None or base == "L")
+
+
 def _base_mode(mode: str) -> str:
     if mode in ("L", "LA", "La", "1", *WIDE_MODES):
         return "L"

@@ -34,7 +34,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from utils.colour import Bytes8, Colour, white_of
+from utils.colour import Bytes8, Colour, is_srgb, profile_name, white_of
 from utils.pictures import CorruptPicture, CutShort, Header, PictureError, Span
 from utils.tiff import exif_orientation
 
@@ -72,6 +72,22 @@ def read_pixels(path: Path, *, header: Header) -> tuple[Bytes8, Bytes8 | None]:
             return _decode(_excerpt(file, spans=header.spans), header=header)
         except _READER_ERRORS as error:
             raise _classified(error, name=header.format) from error
+
+
+def stored_colour(path: Path, *, header: Header) -> tuple[str, str | None, bool]:
+    """How a file has its colours: Pillow's mode, its profile's name, whether that is sRGB's.
+
+    The name is None where there is no profile that can be used. Nothing is decoded. Raises
+    PictureError.
+    """
+    with path.open("rb") as file:
+        try:
+            with _reader_class(header.format)(_excerpt(file, spans=header.spans)) as picture:
+                mode = picture.mode
+                profile = header.icc or picture.info.get("icc_profile")
+        except _READER_ERRORS as error:
+            raise _classified(error, name=header.format) from error
+    return mode, profile_name(profile), is_srgb(profile, mode=mode)
 
 
 # --- readers: Pillow's, fed only what makes pixels

@@ -50,6 +50,15 @@ def test_fewer_models_at_once_where_more_would_not_fit() -> None:
     assert peak(told, [])[1] == 1
 
 
+def test_looking_at_prints_takes_its_strips_and_blocks_for_each_at_once() -> None:
+    told, mib = header(16_000_000), 1 << 20
+    for count in (1, 2):
+        plain = appetite(told, FIVE, at_most=count, budget_bytes=None)
+        checked = appetite(told, FIVE, at_most=count, budget_bytes=None, checked=True)
+        assert checked.bytes - plain.bytes == 16 * mib * count
+        assert checked.at_once == plain.at_once
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_the_arrays_of_a_shot_stay_below_what_is_predicted(tmp_path: Path, *, alpha: bool) -> None:
     """numpy's part of it, exactly; Pillow's buffers are measured by bench/admission.py."""

@@ -3,11 +3,12 @@
 import pytest
 
 from models.errors import InvalidParameter, ScaleOutOfRange
+from models.print_check import Preset
 from models.schemas import SizeParameters
-from services.print_size import PrintSize, size_for
+from services.print_size import USUAL_WIDTHS_IN, PrintSize, free_size_for, preset_width_in, size_for
 
 
-def size(width: int, height: int, **asked: float) -> PrintSize:
+def size(width: int, height: int, **asked: float | str) -> PrintSize:
     return size_for(width, height, SizeParameters.model_validate(asked))
 
 
@@ -66,3 +67,23 @@ def test_a_reduction_claims_no_interpolation() -> None:
     report = size(6000, 3000, width_in=10).report()
     assert report.source_dpi == 600
     assert "interpolates" not in report.note
+
+
+@pytest.mark.parametrize("preset", Preset)
+def test_a_preset_is_a_usual_width_there(preset: Preset) -> None:
+    least, most = USUAL_WIDTHS_IN[preset]
+    assert least <= preset_width_in(preset) <= most
+    made = size(4000, 2000, preset=preset)
+    assert made.width == round(300 * preset_width_in(preset))
+    assert made.height == round(made.width / 2)
+
+
+def test_a_preset_fits_into_a_height_and_excludes_a_width() -> None:
+    assert size(1000, 2000, preset="front", height_in=10).width == 1500
+    for other in ({"width_in": 3}, {"scale": 2}):
+        with pytest.raises(InvalidParameter):
+            size(1000, 1000, preset="front", **other)
+
+
+def test_what_only_measures_may_be_any_size() -> None:
+    assert free_size_for(100, 100, SizeParameters(width_in=30)).scale == 90
