@@ -472,12 +472,18 @@ class QueueInfo(BaseModel):
     waiting_limit: int
 
 
-class LatencyInfo(BaseModel):
-    """Milliseconds over the last answers (at most 200)."""
+class Percentiles(BaseModel):
+    """Milliseconds that answers took."""
 
     count: int
     p50: int | None = None
     p95: int | None = None
+
+
+class LatencyInfo(Percentiles):
+    """Of the last answers since the start, at most 200, and of today's among them."""
+
+    today: Percentiles = Field(description="Of today (UTC).")
 
 
 class ModelInfo(BaseModel):

@@ -62,6 +62,7 @@ from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.providers import Providers, open_providers, warn_about_keys
+from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.results import ResultStore
 from services.room import Room
@@ -103,6 +104,7 @@ class Services:
     access: Access
     budgets: Budgets
     breakers: Breakers
+    recent_errors: ErrorRing
     idempotency: Idempotency
     webhooks: Webhooks
     uploads: Path
@@ -236,6 +238,7 @@ async def open_services(
         stack.push_async_callback(webhooks.close)
         max_pixels = round(settings.inputs.max_megapixels * 1e6)
         limits = _print_limits(settings.prints)
+        recent_errors = ErrorRing()
         shotgun = Shotgun(
             removers=removers,
             results=results,
@@ -246,6 +249,7 @@ async def open_services(
             budgets=providers.money.budgets,
             taste=preferences,
             print_limits=limits,
+            recent_errors=recent_errors,
         )
         stack.push_async_callback(shotgun.close)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
@@ -272,6 +276,7 @@ async def open_services(
             ledger=providers.money.ledger,
             budgets=providers.money.budgets,
             breakers=providers.money.breakers,
+            recent_errors=recent_errors,
             idempotency=idempotency,
             webhooks=webhooks,
             uploads=uploads,
