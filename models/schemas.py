@@ -386,6 +386,7 @@ class Readiness(BaseModel):
     """Whether a shot with default parameters would find a model, and how full the house is."""
 
     ready: bool
+    keys_required: bool = Field(description="Whether other addresses want an API key.")
     models: dict[ModelId, "ModelReadiness"]
     memory: "MemoryInfo"
     queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")

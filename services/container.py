@@ -132,6 +132,7 @@ class Services:
         states = {model: self._state(model) for model in self.removers}
         return Readiness(
             ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            keys_required=self.access.required,
             models=states,
             memory=self._memory(),
             queue=_queue(self.gate),

@@ -1,1 +1,0 @@
-// The operator view: what the public JSON routes say, as tables and charts.
