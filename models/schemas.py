@@ -195,6 +195,11 @@ class SizeParameters(PrintedSize, EdgeParameters):
         Compression.FAST, description="`small` takes longer for a smaller file."
     )
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether a print is asked for, rather than the cut-out at its own size."""
+        return self.in_inches or self.scale is not None or self.trim
+
 
 class UpscaleParameters(SizeParameters):
     """What a caller may say about an enlargement; in the query, the form or the JSON body."""
@@ -215,6 +220,25 @@ class ProcessParameters(RemovalParameters, SizeParameters):
     pick: Literal["recommended"] | ModelId | None = Field(
         None, description="Answer with this one cut-out, enlarged, instead of the record."
     )
+
+
+class RenderParameters(SizeParameters):
+    """What a caller may say about a new rendering of a cut-out; brush masks come as files."""
+
+    model: Literal["recommended"] | ModelId = Field(
+        "recommended", description="Whose cut-out of the shot is rendered."
+    )
+    garment: Annotated[Garment | None, GARMENT_FIELD] = None
+
+
+class RenderedFrom(BaseModel):
+    """Which result a rendering was made of, and how."""
+
+    request_id: str = Field(description="The result it was made of.")
+    first: str = Field(description="The shot that the picture was sent with.")
+    parameters: RenderParameters
+    restored_px: int = Field(description="Pixels that a brush made more opaque.")
+    erased_px: int = Field(description="Pixels that a brush made less opaque.")
 
 
 class PrintQuery(SizeParameters):
@@ -349,6 +373,9 @@ class ShotRecord(BaseModel):
     expires_at: datetime
     prints: SizeParameters | None = Field(
         None, description="With /process: how the cut-outs are to be enlarged."
+    )
+    rendered_from: RenderedFrom | None = Field(
+        None, description="With POST /results/{id}/render: what it was made of."
     )
     owner: str | None = Field(None, exclude=True, description="Kept, never shown: who made it.")
 

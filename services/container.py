@@ -63,6 +63,7 @@ from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.providers import Providers, open_providers, warn_about_keys
 from services.remover import BackgroundRemover
+from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
@@ -87,6 +88,7 @@ class Services:
     version: str
     shotgun: Shotgun
     analyst: Analyst
+    renderer: Renderer
     upscaler: Upscaler
     inference: InferenceProcess
     plan: RunPlan
@@ -254,6 +256,9 @@ async def open_services(
             version=version,
             shotgun=shotgun,
             analyst=Analyst(workers=workers, gate=gate, max_pixels=max_pixels, limits=limits),
+            renderer=Renderer(
+                results=results, workers=workers, gate=gate, max_pixels=max_pixels, limits=limits
+            ),
             upscaler=_upscaler(settings, workers, uploads),
             inference=inference,
             plan=plan,

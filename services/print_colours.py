@@ -9,8 +9,25 @@ from numpy.typing import NDArray
 from models.images import Pixels
 from services.print_plane import GHOST, SOLID
 
-GARMENTS = {"black": (17, 17, 17), "white": (255, 255, 255), "heather": (158, 160, 163)}
-"""sRGB of the shirts that have a name; black and heather cotton are no pure colours."""
+GARMENTS = {
+    "black": (17, 17, 17),
+    "white": (255, 255, 255),
+    "heather": (158, 160, 163),
+    "charcoal": (66, 68, 72),
+    "navy": (30, 40, 66),
+    "royal": (36, 74, 150),
+    "red": (190, 24, 45),
+    "maroon": (92, 30, 45),
+    "forest": (32, 62, 48),
+    "olive": (84, 88, 60),
+    "sand": (208, 198, 178),
+    "pink": (236, 190, 204),
+    "gold": (246, 184, 40),
+    "orange": (238, 102, 38),
+    "purple": (74, 50, 112),
+}
+"""sRGB of the shirts that have a name, this project's choice of what makers call so; black and
+heather cotton are no pure colours."""
 
 NEAR_WHITE = 250
 """From here on in all three channels a colour is meant to be white."""

@@ -175,7 +175,7 @@ class Shotgun:
                 prints=plan.prints,
                 seen=seen,
             )
-            await self._create(shot.record())
+            await self._create(shot.record(), source)
             if plan.on_created is not None:
                 await plan.on_created(shot.request_id)
             flight = Flight(shot, plan.policy, plan.deadline)
@@ -228,9 +228,9 @@ class Shotgun:
         reason = _SKIP_REASONS.get(now.status)
         return Skipped(reason, now.reason or "") if reason else None
 
-    async def _create(self, record: ShotRecord) -> None:
-        """The record on disk; a client that leaves in this moment takes it along."""
-        creating = asyncio.create_task(self._results.create(record))
+    async def _create(self, record: ShotRecord, source: Path) -> None:
+        """Record and picture on disk; a client that leaves in this moment takes them along."""
+        creating = asyncio.create_task(self._begin_result(record, source))
         try:
             await asyncio.shield(creating)
         except asyncio.CancelledError:
@@ -238,6 +238,10 @@ class Shotgun:
             if creating.exception() is None:
                 await self._results.delete(record.request_id)
             raise
+
+    async def _begin_result(self, record: ShotRecord, source: Path) -> None:
+        await self._results.create(record)
+        await self._results.keep_original(record.request_id, source)
 
     async def _look(self, image: SourceImage, plan: Plan) -> Triage | None:
         return None if plan.triage is TriageMode.OFF else await self._workers.pixels(look_at, image)
