@@ -29,6 +29,7 @@ SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale", "/a
 """What a browser session may ask for; beside it, it may pick, and GET and render its results."""
 
 PICKS = "/preferences"
+_PICK = re.compile("/preferences/([0-9a-f]{32})")
 
 _RENDERING = re.compile("/results/[0-9a-f]{32}/render")
 
@@ -77,7 +78,10 @@ async def _admit(scope: Scope, services: Services) -> Caller:
     found = services.access.identify(credential)
     logs.key_id.set(found.key_id)
     if found.kind is CallerKind.SESSION and not reading:
-        _require_allowed(found, scope["method"], path)
+        if scope["method"] == "DELETE" and (picked := _PICK.fullmatch(path)):
+            request_id = picked[1]  # a pick taken back: of its own shots alone
+        else:
+            _require_allowed(found, scope["method"], path)
     if request_id:
         await services.results.require_owner(request_id, found.owns)
     return found

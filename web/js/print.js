@@ -11,6 +11,7 @@ import { EDGES, PRESETS, checkOf, nameOf } from "./words.js";
 const DPI = 300;
 const LEAST_DPI = 150;
 const FILM_IN = 22;
+const MOST_TIMES = 8; // as large as the picture: the service's MAX_SCALE; a test compares
 const GAUGE_DPI = 400;
 const OWN = "own";
 const PREVIEW = 1024;
@@ -54,9 +55,13 @@ class SizeForm {
   open(entry, wishes) {
     [this.#width, this.#height, this.#box] = [entry.width, entry.height, entry.bbox ?? null];
     byId("preset").value = wishes.preset ?? (wishes.width_in ? OWN : "front");
-    byId("width").value = wishes.width_in ?? PRESETS[byId("preset").value]?.[1] ?? PRESETS.front[1];
-    byId("edge").value = wishes.edge ?? "print";
     byId("trim").checked = wishes.trim ?? true;
+    byId("width").value = wishes.width_in ?? PRESETS[byId("preset").value]?.[1] ?? PRESETS.front[1];
+    if (this.width > this.mostWidth) {
+      byId("width").value = this.mostWidth;
+      byId("preset").value = OWN;
+    }
+    byId("edge").value = wishes.edge ?? "print";
     this.#tell();
   }
 
@@ -67,6 +72,8 @@ class SizeForm {
     const box = byId("trim").checked && this.#box;
     return box ? [box[2] - box[0], box[3] - box[1]] : [this.#width, this.#height];
   }
+
+  get mostWidth() { return rounded((MOST_TIMES * this.#pixels[0]) / DPI); }
 
   get sharpWidth() { return rounded(Math.min(FILM_IN, this.#pixels[0] / DPI)); }
 
@@ -87,6 +94,9 @@ class SizeForm {
     const [across, down] = this.#pixels;
     const { width } = this;
     byId("edge-words").textContent = EDGES[byId("edge").value][1];
+    const tooWide = width > this.mostWidth;
+    byId("width").setCustomValidity(tooWide ? `This picture can become ${this.mostWidth} in wide at most.` : "");
+    byId("width").setAttribute("aria-invalid", String(tooWide));
     if (!(width > 0)) return;
     const height = (width * down) / across;
     const inches = (value) => Number(value.toFixed(2));
@@ -203,9 +213,10 @@ export class PrintStep {
       return true;
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
-      byId("checks-words").textContent = `${error.message} ${error.hint}`.trim();
       byId("checks-list").replaceChildren();
-      trouble(`${error.message} ${error.hint}`.trim());
+      show(byId("verdict"), false);
+      byId("checks-words").className = "notice bad";
+      byId("checks-words").textContent = `${error.message} ${error.hint}`.trim();
       return false;
     } finally {
       this.#busy(false);
@@ -215,7 +226,10 @@ export class PrintStep {
   #busy(on) {
     byId("checks").setAttribute("aria-busy", String(on));
     for (const id of ["update", "brush-apply", "download-print", "download-bundle"]) byId(id).disabled = on;
-    if (on) byId("checks-words").textContent = "Looking at it";
+    if (on) {
+      byId("checks-words").className = "soft";
+      byId("checks-words").textContent = "Looking at it";
+    }
     else byId("brush-apply").disabled = !this.#brush.isUsed;
   }
 
