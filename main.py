@@ -29,7 +29,7 @@ from services.container import Services, open_services
 from services.remover import BackgroundRemover
 from utils import logs
 
-VERSION = "0.1.0"
+VERSION = "1.0.0"
 
 
 class State(TypedDict):

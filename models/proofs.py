@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.images import Flag
+from models.images import Edge, Flag
 from models.print_check import SHIRT, Garment, PrintCheck
-from models.schemas import ImageInfo, ModelId, RenderedFrom, SizeParameters
+from models.schemas import EdgeReport, ImageInfo, ModelId, RenderedFrom, SizeParameters
 
 SIDE_FIELD = Field(ge=16, le=2048, description="Longest side in pixels; never more than it has.")
 USUAL_GARMENTS = "black,white,heather"
@@ -102,7 +102,8 @@ class BundledFile(BaseModel):
     source_dpi: float | None = Field(None, description="The picture's own pixels an inch.")
     garment: str | None = None
     choke_mm: float | None = None
-    edge: str | None = None
+    edge: Edge | None = None
+    edge_report: EdgeReport | None = None
 
 
 class BundledModel(BaseModel):
@@ -115,6 +116,7 @@ class BundledModel(BaseModel):
     sandbox: bool | None = None
     score: float | None = None
     rank: int | None = None
+    edge_report: EdgeReport | None = None
     flags: list[Flag] | None = None
     bbox: tuple[int, int, int, int] | None = None
     print_check: PrintCheck | None = None

@@ -103,7 +103,7 @@ class EdgeParameters(BaseModel):
     )
 
 
-class RemovalParameters(PrintedSize, EdgeParameters):
+class RemovalParameters(EdgeParameters, PrintedSize):
     """What a caller may say about a shot; in the query, the form or the JSON body."""
 
     models: ModelList = Field(
@@ -177,7 +177,7 @@ class PictureFormat(StrEnum):
     TIFF = "tiff"
 
 
-class SizeParameters(PrintedSize, EdgeParameters):
+class SizeParameters(EdgeParameters, PrintedSize):
     """How large a print becomes, what its rim looks like, and how hard it is packed."""
 
     scale: float | None = Field(
@@ -421,6 +421,7 @@ class Readiness(BaseModel):
     inference: "InferenceInfo"
     ben2: "Ben2Info | None" = Field(None, description="local-ben2; null where it is not set up.")
     idempotency: "IdempotencyInfo"
+    data: "DataInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 
@@ -488,6 +489,13 @@ class Ben2Info(BaseModel):
 
 class IdempotencyInfo(BaseModel):
     """Whether requests with an Idempotency-Key can be answered."""
+
+    available: bool
+    reason: str | None = None
+
+
+class DataInfo(BaseModel):
+    """Whether ledger, records, keys and picks are kept where DATA_DIR says."""
 
     available: bool
     reason: str | None = None

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from models import errors
 from models.schemas import RenderParameters, ShotRecord
+from routers import proofs
 from routers.dependencies import RequestId, ServicesDep
 from routers.documentation import describes_files
 from routers.multipart import Body
@@ -19,7 +20,8 @@ from routers.uploads import receive_masks
 from services.renderer import MASKS
 from utils.clock import Deadline
 
-router = APIRouter(prefix="/results", tags=["results"])
+router = APIRouter()
+router.include_router(proofs.router)
 
 _MASKS = {
     "keep": "A mask: where it is white the customer's own pixels come back.",
@@ -42,7 +44,8 @@ async def _masks(
 
 
 @router.post(
-    "/{request_id}/render",
+    "/results/{request_id}/render",
+    tags=["results"],
     status_code=201,
     response_model=ShotRecord,
     response_model_exclude_none=True,

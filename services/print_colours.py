@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.images import Pixels
-from services.print_plane import GHOST, SOLID
+from services.edge_modes import GHOST, SOLID
 
 GARMENTS = {
     "black": (17, 17, 17),
@@ -94,19 +94,19 @@ def _edge_colours(rgb: Pixels, alpha: Pixels) -> Pixels:
     """(n, 3), at most so many."""
     level = SOLID if int(alpha.max()) >= SOLID else GHOST + 1
     level = min(level, max(1, int(alpha.max())))
-    found = list(_edges_by_strip(rgb, alpha, level))
-    colours = np.concatenate(found)
-    return colours[:: max(1, len(colours) // _MOST_EDGE_PIXELS)]
+    return np.concatenate(list(_edges_by_strip(rgb, alpha, level)))
 
 
 def _edges_by_strip(rgb: Pixels, alpha: Pixels, level: int) -> Iterator[Pixels]:
+    most = max(1, _MOST_EDGE_PIXELS * _STRIP_ROWS // len(alpha))
     for top in range(0, len(alpha), _STRIP_ROWS):
         bottom = min(top + _STRIP_ROWS, len(alpha))
         first, last = max(0, top - 1), min(len(alpha), bottom + 1)
         inside = np.pad(alpha[first:last] >= level, 1)
         inner = inside[2:, 1:-1] & inside[:-2, 1:-1] & inside[1:-1, 2:] & inside[1:-1, :-2]
         edge = (inside[1:-1, 1:-1] & ~inner)[top - first : bottom - first]
-        yield rgb[top:bottom][edge]
+        colours = rgb[top:bottom][edge]
+        yield colours[:: 1 + len(colours) // most]
 
 
 def _luminance(colours: Pixels) -> NDArray[np.float32]:

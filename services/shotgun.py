@@ -70,9 +70,9 @@ class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
     `prints` is how its cut-outs are to be enlarged, if they are, and `edge` what becomes of their
-    partial alpha before they are stored; `max_cost_usd` what all of its
-    paid models may cost together, None where that is left to the budgets; `check` how its cut-outs
-    are to be printed, where that is to be looked at; `policy` which of the
+    partial alpha before they are stored; `check` how they are to be printed, where that is to be
+    looked at; `max_cost_usd` what all of its
+    paid models may cost together, None where that is left to the budgets; `policy` which of the
     models are asked when, and how many make an answer. `on_created` is told the shot's id once its
     record is on disk; no model is asked before it has returned. `when_complete` is told of the
     record when the last model has landed.
@@ -82,8 +82,8 @@ class Plan:
     options: RemovalOptions
     deadline: Deadline
     prints: SizeParameters | None = None
-    check: Wish | None = None
     edge: EdgeFinish = field(default_factory=EdgeFinish)
+    check: Wish | None = None
     max_cost_usd: Decimal | None = None
     policy: modes.Policy = field(default_factory=modes.Policy)
     on_created: Callable[[str], Awaitable[None]] | None = None
