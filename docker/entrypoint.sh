@@ -14,7 +14,7 @@ main() {
     choose_birefnet
     export TEMP_DIR="${TEMP_DIR:-/tmp/img-proc}" UVICORN_PORT="${PORT:-8000}"
     # .env.example names it without a value; a volume is nevertheless meant to be used
-    export HOME="$TEMP_DIR" DATA_DIR="${DATA_DIR:-/data}"
+    export HOME="$TEMP_DIR" TMPDIR="${TMPDIR:-$TEMP_DIR}" DATA_DIR="${DATA_DIR:-/data}"
     become=
     if [ "$(id -u)" = 0 ]; then
         become="setpriv --reuid $OWNER --regid $OWNER --clear-groups --no-new-privs"

@@ -194,3 +194,15 @@ def test_an_image_with_the_lite_network_alone_runs_that(
         (ground / "weights" / "models" / name).mkdir(parents=True)
     told = enter(ground, "sh", "-c", "echo $BIREFNET_SIZE", BIREFNET_SIZE=asked, OWNER=me())
     assert told.stdout.strip() == size
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, "temp"), ({"TMPDIR": "/elsewhere"}, "/elsewhere")]
+)
+def test_what_others_spool_goes_where_it_may_be_written(
+    ground: Path, given: dict[str, str], used: str
+) -> None:
+    """On a read-only root /tmp is no place for it, and in a tmpfs it would be memory."""
+    done = enter(ground, "sh", "-c", 'echo "$TMPDIR"', user=None, **given)
+    assert Path(done.stdout.strip()) == ground / used
