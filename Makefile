@@ -1,8 +1,9 @@
 # One-word verbs; each says what it does in docs/ARCHITECTURE.md and CONTRIBUTING.md.
 PY := .venv/bin/python
 PORT ?= 8000
+BIREFNET ?= none
 
-.PHONY: setup demo serve test lint types check sdl bench weights lock
+.PHONY: setup demo serve test lint types check sdl bench proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -37,8 +38,15 @@ sdl: setup
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check providers soak shots; do $(PY) -m bench.$$each || exit 1; done
 
+proof: setup
+	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)
+	@$(PY) -m scripts.prove_image
+
+release: setup
+	@$(PY) -m scripts.release
+
 lock:
-	@for each in requirements requirements-dev; do \
+	@for each in requirements requirements-dev requirements-sbom; do \
 	  .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    $(LOCK_FLAGS) -o $$each.txt $$each.in || exit 1; done

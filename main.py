@@ -18,6 +18,7 @@ from routers import (
     pipeline,
     preferences,
     problems,
+    render,
     results,
     sessions,
     upscale,
@@ -28,7 +29,7 @@ from services.container import Services, open_services
 from services.remover import BackgroundRemover
 from utils import logs
 
-VERSION = "0.1.0"
+VERSION = "1.0.0"
 
 
 class State(TypedDict):
@@ -61,8 +62,8 @@ def create_app(
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)
     problems.install(app)
-    told = (health, background, upscale, pipeline, analyze, results, sessions, costs, preferences)
-    for module in told:
+    told = (health, background, upscale, pipeline, analyze, results, render, sessions, costs)
+    for module in (*told, preferences):
         app.include_router(module.router)
     app.include_router(pages.pages(embedded_by=settings.access.page_embedded_by))
     documentation.install(app)

@@ -27,13 +27,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from bench.upscale_service import (
-    ROOT,
-    Service,
-    new_control_group,
-    running_service,
-    tree_pss_bytes,
-)
+from bench.memory_watch import new_control_group, tree_pss_bytes
+from bench.upscale_service import ROOT, Service, running_service
 from models.images import SourceImage
 from models.schemas import ModelId
 from sandbox.marks import draw

@@ -21,14 +21,8 @@ from typing import Any
 
 import httpx
 
-from bench.upscale_service import (
-    ROOT,
-    ControlGroup,
-    Service,
-    new_control_group,
-    running_service,
-    tree_pss_bytes,
-)
+from bench.memory_watch import ControlGroup, Watcher, new_control_group, tree_pss_bytes
+from bench.upscale_service import ROOT, Service, running_service
 from services.weight_sources import sha256_of
 from services.weights import BIREFNET_GENERAL, ISNET_GENERAL_USE
 
@@ -52,7 +46,7 @@ def main() -> None:
 
 
 def measure(folder: Path, graph: Path, *, profile: str) -> dict[str, Any]:
-    weights = _weights(folder / "weights", graph)
+    weights = weights_folder(folder / "weights", graph)
     env = {
         "WEIGHTS_DIR": str(weights),
         "UNVERIFIED_WEIGHTS": f"{BIREFNET_GENERAL.name}={sha256_of(graph)}",
@@ -65,14 +59,14 @@ def measure(folder: Path, graph: Path, *, profile: str) -> dict[str, Any]:
     ):
         states = _wait_until_prepared(service)
         print({name: each["status"] for name, each in states.items() if "local" in name})
-        with _by_the_second(service) as samples:
+        with by_the_second(service.watcher) as samples:
             begun = time.perf_counter()
             outcomes = _all(service, MIX * ROUNDS)
             seconds = time.perf_counter() - begun
         return _report(service, group, samples, outcomes, seconds)
 
 
-def _weights(folder: Path, graph: Path) -> Path:
+def weights_folder(folder: Path, graph: Path) -> Path:
     """A weights folder with the real ISNet and the graph in BiRefNet's place."""
     isnet = ROOT / "weights" / ISNET_GENERAL_USE.relative_path
     shutil.copytree(isnet.parent, folder / ISNET_GENERAL_USE.relative_path.parent)
@@ -131,14 +125,14 @@ def _shoot(service: Service, kind: str) -> str:
 
 
 @contextmanager
-def _by_the_second(service: Service) -> Iterator[list[int]]:
+def by_the_second(watcher: Watcher) -> Iterator[list[int]]:
     """The tree's proportional set size in MB, sampled each second into the list."""
     samples: list[int] = []
     done = Event()
 
     def watch() -> None:
         while not done.wait(1):
-            samples.append(tree_pss_bytes(service.watcher.pid) // 1_000_000)
+            samples.append(tree_pss_bytes(watcher.pid) // 1_000_000)
 
     thread = Thread(target=watch)
     thread.start()

@@ -104,7 +104,7 @@ def overlays() -> Image.Image:
 
 
 def network() -> Image.Image:
-    """A cut-out that rembg made with ISNet, where it is semi-transparent, and its `print`."""
+    """A cut-out that rembg made with ISNet: where it is semi-transparent, and where as a print."""
     rgba = np.asarray(Image.open(DATA / "anime-girl-1.isnet-general-use.png").convert("RGBA"))
     source = Cutout(rgba[..., :3], np.ascontiguousarray(rgba[..., 3]))
     ways = [edged(source, EdgeFinish(edge)) for edge in (Edge.SOFT, Edge.PRINT)]

@@ -11,16 +11,10 @@ from threading import Event
 
 import httpx
 
+from bench.memory_watch import new_control_group
 from bench.png import DATA
 from bench.upscale_peers import our_side
-from bench.upscale_service import (
-    ROOT,
-    Answer,
-    Service,
-    new_control_group,
-    post_upscale,
-    running_service,
-)
+from bench.upscale_service import ROOT, Answer, Service, post_upscale, running_service
 from bench.upscale_sources import write_gang_sheet, write_photo
 
 SQUARE_SIDE = 10_000

@@ -11,7 +11,7 @@ ServiceError                    the request as a whole cannot be answered
 ├── AccessRefused               who asks is not known, or may not do this
 │   ├── MissingKey · InvalidKey
 │   └── NotAllowed · SessionExhausted
-├── ResultNotFound · NothingToCompare
+├── ResultNotFound · NothingToCompare · OriginalNotKept
 ├── BudgetExhausted             money set aside for today or for this call is spent
 ├── IdempotencyInFlight · IdempotencyMismatch · IdempotencyUnavailable
 ├── AllModelsFailed · NoModelAvailable · PickFailed
@@ -130,6 +130,9 @@ class IdempotencyUnavailable(ServiceError): ...
 
 
 class NothingToCompare(ServiceError): ...
+
+
+class OriginalNotKept(ServiceError): ...
 
 
 class AllModelsFailed(ServiceError): ...

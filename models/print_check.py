@@ -50,15 +50,22 @@ class PrintedSize(BaseModel):
         return bool(self.width_in or self.height_in or self.preset)
 
 
+NAMED_GARMENTS = (
+    "black|white|heather|charcoal|navy|royal|red|maroon|forest|olive|sand|pink|gold|orange|purple"
+)
+"""Shirts that have a name; services/print_colours.py has their colours."""
+
+SHIRT = f"{NAMED_GARMENTS}|#?[0-9a-fA-F]{{6}}"
+
 Garment = Annotated[
     str,
-    StringConstraints(to_lower=True, pattern="^(black|white|heather|#?[0-9a-fA-F]{6})$"),
+    StringConstraints(to_lower=True, pattern=f"^({SHIRT})$"),
 ]
-"""A shirt's colour: black, white, heather, or six hexadecimal digits of sRGB."""
+"""A shirt's colour: one of the named ones, or six hexadecimal digits of sRGB."""
 
 GARMENT_FIELD = Field(
     description="The shirt's colour, for the check that the print shows on it: `black`, `white`, "
-    "`heather` or `#rrggbb`.",
+    "`heather`, another of docs/PRINT.md's names, or `#rrggbb`.",
     examples=["black"],
 )
 

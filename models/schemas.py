@@ -103,7 +103,7 @@ class EdgeParameters(BaseModel):
     )
 
 
-class RemovalParameters(PrintedSize, EdgeParameters):
+class RemovalParameters(EdgeParameters, PrintedSize):
     """What a caller may say about a shot; in the query, the form or the JSON body."""
 
     models: ModelList = Field(
@@ -177,7 +177,7 @@ class PictureFormat(StrEnum):
     TIFF = "tiff"
 
 
-class SizeParameters(PrintedSize, EdgeParameters):
+class SizeParameters(EdgeParameters, PrintedSize):
     """How large a print becomes, what its rim looks like, and how hard it is packed."""
 
     scale: float | None = Field(
@@ -194,6 +194,11 @@ class SizeParameters(PrintedSize, EdgeParameters):
     compression: Compression = Field(
         Compression.FAST, description="`small` takes longer for a smaller file."
     )
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether a print is asked for, rather than the cut-out at its own size."""
+        return self.in_inches or self.scale is not None or self.trim
 
 
 class UpscaleParameters(SizeParameters):
@@ -215,6 +220,25 @@ class ProcessParameters(RemovalParameters, SizeParameters):
     pick: Literal["recommended"] | ModelId | None = Field(
         None, description="Answer with this one cut-out, enlarged, instead of the record."
     )
+
+
+class RenderParameters(SizeParameters):
+    """What a caller may say about a new rendering of a cut-out; brush masks come as files."""
+
+    model: Literal["recommended"] | ModelId = Field(
+        "recommended", description="Whose cut-out of the shot is rendered."
+    )
+    garment: Annotated[Garment | None, GARMENT_FIELD] = None
+
+
+class RenderedFrom(BaseModel):
+    """Which result a rendering was made of, and how."""
+
+    request_id: str = Field(description="The result it was made of.")
+    first: str = Field(description="The shot that the picture was sent with.")
+    parameters: RenderParameters
+    restored_px: int = Field(description="Pixels that a brush made more opaque.")
+    erased_px: int = Field(description="Pixels that a brush made less opaque.")
 
 
 class PrintQuery(SizeParameters):
@@ -350,6 +374,9 @@ class ShotRecord(BaseModel):
     prints: SizeParameters | None = Field(
         None, description="With /process: how the cut-outs are to be enlarged."
     )
+    rendered_from: RenderedFrom | None = Field(
+        None, description="With POST /results/{id}/render: what it was made of."
+    )
     owner: str | None = Field(None, exclude=True, description="Kept, never shown: who made it.")
 
 
@@ -380,6 +407,7 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     version: str
     uptime_s: float
+    keys_required: bool = Field(description="Whether callers must show a key or a session.")
 
 
 class Readiness(BaseModel):
@@ -394,6 +422,7 @@ class Readiness(BaseModel):
     inference: "InferenceInfo"
     ben2: "Ben2Info | None" = Field(None, description="local-ben2; null where it is not set up.")
     idempotency: "IdempotencyInfo"
+    data: "DataInfo"
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
 
 
@@ -461,6 +490,13 @@ class Ben2Info(BaseModel):
 
 class IdempotencyInfo(BaseModel):
     """Whether requests with an Idempotency-Key can be answered."""
+
+    available: bool
+    reason: str | None = None
+
+
+class DataInfo(BaseModel):
+    """Whether ledger, records, keys and picks are kept where DATA_DIR says."""
 
     available: bool
     reason: str | None = None

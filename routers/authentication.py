@@ -26,9 +26,12 @@ OPEN_PATHS = frozenset(
 """What anybody may see, keys or not: of the pages only the files, which hold nobody's data."""
 
 SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale", "/analyze"})
-"""What a browser session may ask for; beside it, it may pick, and GET results of its own."""
+"""What a browser session may ask for; beside it, it may pick, and GET and render its results."""
 
 PICKS = "/preferences"
+_PICK = re.compile("/preferences/([0-9a-f]{32})")
+
+_RENDERING = re.compile("/results/[0-9a-f]{32}/render")
 
 _REQUEST_ID = re.compile("[0-9a-f]{32}")
 _TOKEN = b"token="
@@ -75,7 +78,10 @@ async def _admit(scope: Scope, services: Services) -> Caller:
     found = services.access.identify(credential)
     logs.key_id.set(found.key_id)
     if found.kind is CallerKind.SESSION and not reading:
-        _require_allowed(found, scope["method"], path)
+        if scope["method"] == "DELETE" and (picked := _PICK.fullmatch(path)):
+            request_id = picked[1]  # a pick taken back: of its own shots alone
+        else:
+            _require_allowed(found, scope["method"], path)
     if request_id:
         await services.results.require_owner(request_id, found.owns)
     return found
@@ -83,12 +89,12 @@ async def _admit(scope: Scope, services: Services) -> Caller:
 
 def _require_allowed(session: Caller, method: str, path: str) -> None:
     """Raises NotAllowed, and SessionExhausted before the upload is read."""
-    if method == "POST" and path == PICKS:
-        return  # out of its last shot as well; the route asks whose the shot is
+    if method == "POST" and (path == PICKS or _RENDERING.fullmatch(path)):
+        return  # out of its last shot as well; whose the shot is, is asked elsewhere
     if method != "POST" or path not in SESSIONS_MAY_POST:
         raise NotAllowed(
-            "A browser session may remove backgrounds, enlarge, analyze, read its own results and "
-            "pick.",
+            "A browser session may remove backgrounds, enlarge, analyze, read and render its own "
+            "results, and pick.",
             hint="Everything else wants the API key.",
         )
     session.require_credit()

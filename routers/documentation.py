@@ -4,6 +4,7 @@ The body of a shot is parsed from the stream (its file may be larger than memory
 cannot derive its description; it is derived here from the same parameter model that checks it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -56,6 +57,24 @@ def describes_submission(parameters: type[BaseModel]) -> dict[str, Any]:
                 "multipart/form-data": {"schema": form},
                 "application/json": {"schema": typed},
                 "application/x-www-form-urlencoded": {"schema": url_only},
+            },
+        },
+    }
+
+
+def describes_files(parameters: type[BaseModel], files: Mapping[str, str]) -> dict[str, Any]:
+    """`openapi_extra` of a route that takes `parameters` and, if at all, files; told by name."""
+    fields = _properties(parameters)
+    binary = {name: {**_BINARY, "description": told} for name, told in files.items()}
+    typed = {name: {**_BASE64, "description": told} for name, told in files.items()}
+    return {
+        "parameters": [_in_query(name, schema) for name, schema in fields.items()],
+        "requestBody": {
+            "required": False,
+            "content": {
+                "multipart/form-data": {"schema": _body({**binary, **fields})},
+                "application/json": {"schema": _body({**typed, **fields})},
+                "application/x-www-form-urlencoded": {"schema": _body(fields)},
             },
         },
     }

@@ -6,6 +6,7 @@ import json
 import mmap
 import re
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +41,34 @@ def take_apart(spool: Path, target: Path, *, max_file_bytes: int) -> Body:
         with target.open("wb") as out:
             _decode(_pieces(text, *span), out, max_file_bytes)
     return Body(document, [target])
+
+
+def take_masks(spool: Path, folder: Path, names: AbstractSet[str], max_bytes: int) -> Body:
+    """A document of a few megabytes with files in base64 under `names`, written to `folder`.
+
+    Blocks; call it in the pool. Raises InvalidParameter or FileTooLarge.
+    """
+    try:
+        document = json.loads(spool.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _no_json() from error
+    if not isinstance(document, dict):
+        raise InvalidParameter("The JSON body must be an object.", field="body")
+    body = Body(document, [])
+    for name in sorted(names & document.keys()):
+        encoded = document.pop(name)
+        if not isinstance(encoded, str):
+            raise InvalidParameter(f"{name}: must be a string of base64.", field=name)
+        text = encoded.partition(",")[2] if encoded.startswith("data:") else encoded
+        path = folder / name
+        try:
+            path.write_bytes(base64.b64decode("".join(text.split()), validate=True))
+        except ValueError as error:
+            raise InvalidParameter(f"{name}: is not base64.", field=name) from error
+        if path.stat().st_size > max_bytes:
+            raise too_large(max_bytes, path.stat().st_size)
+        body.beside[name] = path
+    return body
 
 
 def _picture_span(text: mmap.mmap) -> tuple[int, int]:

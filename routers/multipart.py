@@ -1,6 +1,8 @@
 """A multipart body in pieces: its picture goes straight to disk, its fields are few and short."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,18 +20,35 @@ _MAX_PARTS = 40
 
 @dataclass(slots=True)
 class Body:
-    """What a request's body held: parameters, and any pictures already on disk."""
+    """What a request's body held: parameters, and any pictures already on disk.
+
+    `beside` are files that are not the picture itself, by the names of their parts.
+    """
 
     parameters: dict[str, Any]
     pictures: list[Path]
+    beside: dict[str, Path] = field(default_factory=dict)
 
 
 class FormReader:
-    """Takes a multipart body in pieces; file parts go straight to `folder`. Blocks on the disk."""
+    """Takes a multipart body in pieces; file parts go straight to `folder`. Blocks on the disk.
 
-    def __init__(self, boundary: bytes, folder: Path, *, max_file_bytes: int) -> None:
+    Parts called one of `file_fields` are the picture, at most `max_file_bytes` together;
+    `beside_fields` are further parts that go to files, each with its own limit in bytes.
+    """
+
+    def __init__(
+        self,
+        boundary: bytes,
+        folder: Path,
+        *,
+        max_file_bytes: int,
+        file_fields: Sequence[str] = FILE_FIELDS,
+        beside_fields: Mapping[str, int] | None = None,
+    ) -> None:
         self._folder = folder
-        self._max_file_bytes = max_file_bytes
+        self._file_fields = file_fields
+        self._limits = {"": max_file_bytes, **(beside_fields or {})}
         self._body = Body({}, [])
         self._parts = 0
         self._ended = False
@@ -38,7 +57,8 @@ class FormReader:
         self._field = ""
         self._text = bytearray()
         self._file: IO[bytes] | None = None
-        self._file_bytes = 0
+        self._sort = ""
+        self._file_bytes = Counter[str]()
         self._parser = _parser(boundary, self)
 
     def feed(self, chunk: bytes) -> None:
@@ -77,20 +97,27 @@ class FormReader:
     def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         self._field = options.get(b"name", b"").decode(errors="replace")
-        if self._field in FILE_FIELDS:
-            path = self._folder / f"part{self._parts}"
-            self._file = path.open("wb")
-            self._body.pictures.append(path)
+        if self._field and self._field in (*self._file_fields, *self._limits):
+            self._open_file(self._folder / f"part{self._parts}")
         elif b"filename" in options:
             raise InvalidParameter(
-                f"{self._field}: the picture's part is called `image`.", field=self._field
+                f"{self._field}: the picture's part is called `{self._file_fields[0]}`.",
+                field=self._field,
             )
+
+    def _open_file(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._sort = "" if self._field in self._file_fields else self._field
+        if not self._sort:
+            self._body.pictures.append(path)
+        elif self._body.beside.setdefault(self._field, path) != path:
+            raise InvalidParameter(f"{self._field}: stands there twice.", field=self._field)
 
     def on_part_data(self, piece: bytes, start: int, end: int) -> None:
         if self._file is not None:
-            self._file_bytes += end - start
-            if self._file_bytes > self._max_file_bytes:
-                raise too_large(self._max_file_bytes, self._file_bytes)
+            self._file_bytes[self._sort] += end - start
+            if self._file_bytes[self._sort] > self._limits[self._sort]:
+                raise too_large(self._limits[self._sort], self._file_bytes[self._sort])
             self._file.write(memoryview(piece)[start:end])
             return
         self._text += piece[start:end]

@@ -1,7 +1,7 @@
 """An enlarged picture as an answer: one way for every route that gives one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ class Order:
     """A picture to enlarge: the file, what was asked, a folder for what cannot stay in memory.
 
     `box` is the part of it to enlarge where that is known already; `keep` names the print that the
-    result store should remember.
+    result store should remember; `make` what is sent where that is not the enlarged PNG itself.
     """
 
     picture: Path
@@ -62,6 +62,7 @@ class Order:
     box: Box | None = None
     keep: PrintKey | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    make: Callable[[Enlargement], AsyncGenerator[bytes, None]] | None = None
 
 
 async def answer_enlarged(order: Order, services: Services, closing: AsyncExitStack) -> Response:
@@ -98,11 +99,11 @@ async def _file(order: Order, work: Enlargement, services: Services) -> Response
 async def _stream(
     order: Order, work: Enlargement, services: Services, closing: AsyncExitStack
 ) -> Response:
-    pieces = services.upscaler.stream(work)
+    pieces = (order.make or services.upscaler.stream)(work)
     if order.keep is not None and services.results.may_keep(work.predicted_bytes()):
         pieces = services.results.keep_print(order.keep, pieces)
     await closing.enter_async_context(aclosing(pieces))
-    return PictureStream(
+    return PieceStream(
         await anext(pieces),
         pieces,
         headers={**_headers(work), **order.headers},
@@ -126,8 +127,8 @@ def _headers(work: Enlargement) -> dict[str, str]:
     }
 
 
-class PictureStream(StreamingResponse):
-    """A PNG in pieces, given up when the client takes nothing for `stall_s` seconds."""
+class PieceStream(StreamingResponse):
+    """A file in pieces, given up when the client takes nothing for `stall_s` seconds."""
 
     def __init__(
         self,
@@ -136,8 +137,9 @@ class PictureStream(StreamingResponse):
         *,
         headers: Mapping[str, str],
         stall_s: float,
+        media_type: str = "image/png",
     ) -> None:
-        super().__init__(_chained(first, rest), media_type="image/png", headers=headers)
+        super().__init__(_chained(first, rest), media_type=media_type, headers=headers)
         self._stall_s = stall_s
 
     async def stream_response(self, send: Send) -> None:

@@ -85,6 +85,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.NothingToCompare: Kind(
         409, "nothing_to_compare", "Too few cut-outs", "Shot 0 holds 1 cut-out; it takes two."
     ),
+    errors.OriginalNotKept: Kind(
+        409, "original_not_kept", "No original", "The shot's picture was not kept."
+    ),
     errors.FileTooLarge: Kind(
         413, "file_too_large", "File too large", "The upload is larger than 100 MiB."
     ),

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from models import errors
 from models.schemas import (
-    EdgeReport,
     ModelId,
     PrintQuery,
     ResultEntry,
@@ -25,20 +24,20 @@ from models.schemas import (
     SizeParameters,
     UpscaleParameters,
 )
-from routers import disagreement
+from routers import disagreement, original
 from routers.dependencies import RequestId, ServicesDep
 from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged, edge_header
 from routers.problems import responses
+from services.bundle import kept_report
 from services.container import Services
 from services.overlay import marked_small
 from services.print_size import size_for
 from services.results import PrintKey, StoredPicture
-from services.upscaler import EDGE_REPORT
 from utils.clock import Deadline
-from utils.png import text_behind
 
 router = APIRouter(prefix="/results", tags=["results"])
 router.include_router(disagreement.router)  # before the route of any {model}.png
+router.include_router(original.router)
 
 RETRY_AFTER_S = 2
 """Seconds until it is worth to ask again for a shot that still runs."""
@@ -136,7 +135,7 @@ async def answer_print(  # noqa: PLR0913  # what is printed, and where
     headers = {"ETag": _etag(picture, key.asked), "Cache-Control": _PRIVATE}
     kept = services.results.print_path(key)
     if await asyncio.to_thread(kept.exists):
-        report = await asyncio.to_thread(_kept_report, kept)
+        report = await asyncio.to_thread(kept_report, kept)
         return FileResponse(
             kept, media_type="image/png", headers={**edge_header(report), **headers}
         )
@@ -176,9 +175,11 @@ def _variant(asked: PrintQuery, size: SizeParameters | None) -> str | None:
     return f"{asked.preview}{'-overlay' if asked.overlay else ''}" if asked.preview else None
 
 
-def _kept_report(path: Path) -> EdgeReport | None:
-    told = text_behind(path, EDGE_REPORT)
-    return None if told is None else EdgeReport.model_validate_json(told)
+def record_link(record: ShotRecord, services: Services) -> str:
+    """Where the record itself is, as a browser can follow it."""
+    token = services.access.link_token(record)
+    link = f"/results/{record.request_id}"
+    return _complete_link(link, base_url=services.public_base_url, token=token)
 
 
 def shown(record: ShotRecord, services: Services) -> ShotRecord:

@@ -7,7 +7,8 @@ The customer's file name is never looked at.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ from models.errors import (
     UnsupportedMediaType,
 )
 from routers.dependencies import ServicesDep
-from routers.embedded import take_apart
-from routers.multipart import MAX_FIELD_BYTES, Body, FormReader, too_large
+from routers.embedded import take_apart, take_masks
+from routers.multipart import FILE_FIELDS, MAX_FIELD_BYTES, Body, FormReader, too_large
 from services.admission import Gate
 from services.container import Services
 from services.room import full_disk_said
@@ -55,6 +56,9 @@ INTAKE_ERRORS = (
 """What can be wrong with a picture on its way in."""
 
 URL_FIELD = "image_url"
+
+MAX_MASK_BYTES = 8 << 20
+"""Of one mask of a brush as a file; of all of them together inside JSON."""
 
 _MIB = 1024 * 1024
 _FORM_OVERHEAD = 256 * 1024  # boundaries, headers and small fields around the file
@@ -90,6 +94,34 @@ async def receive(request: Request, services: Services, gate: Gate) -> AsyncIter
             body.parameters = {**request.query_params, **body.parameters}
             picture = await _one_picture(body, services, folder)
         yield Submission(picture, body.parameters, received_at)
+
+
+@asynccontextmanager
+async def receive_masks(
+    request: Request, services: Services, names: AbstractSet[str]
+) -> AsyncIterator[Body]:
+    """Parameters and, by their names, files that are no picture of their own, until it is done.
+
+    Raises Overloaded before the body is read, FileTooLarge, UnsupportedMediaType,
+    InvalidParameter, EmptyFile or InsufficientStorage.
+    """
+    await _refuse_if_full(request, services.gate)
+    limit = min(services.max_upload_bytes, MAX_MASK_BYTES)
+    async with services.scratch() as folder:
+        with full_disk_said("uploads"):
+            kind, options = parse_options_header(request.headers.get("content-type", ""))
+            if kind == b"multipart/form-data":
+                limits = dict.fromkeys(names, limit)
+                body = await _read_multipart(
+                    request, options.get(b"boundary"), folder, limit, beside=limits
+                )
+            elif kind == b"application/json":
+                spool = await _spooled(request, folder, limit)
+                body = await services.workers.pixels(take_masks, spool, folder, names, limit)
+            else:
+                body = await _read_body(request, services, folder)
+            body.parameters = {**request.query_params, **body.parameters}
+        yield body
 
 
 async def _submission(request: Request, services: ServicesDep) -> AsyncIterator[Submission]:
@@ -156,12 +188,26 @@ async def _one_picture(body: Body, services: Services, folder: Path) -> Path:
 
 
 async def _read_multipart(
-    request: Request, boundary: bytes | None, folder: Path, limit: int
+    request: Request,
+    boundary: bytes | None,
+    folder: Path,
+    limit: int,
+    *,
+    beside: Mapping[str, int] | None = None,
 ) -> Body:
+    """With `beside`, files of those names and limits, and no picture."""
     if not boundary:
         raise InvalidParameter("The multipart body names no boundary.", field="content-type")
-    _refuse_announced(request, limit + _FORM_OVERHEAD, limit)
-    with contextlib.closing(FormReader(boundary, folder, max_file_bytes=limit)) as reader:
+    most = limit if beside is None else sum(beside.values())
+    _refuse_announced(request, most + _FORM_OVERHEAD, limit)
+    reader = FormReader(
+        boundary,
+        folder,
+        max_file_bytes=limit,
+        file_fields=FILE_FIELDS if beside is None else (),
+        beside_fields=beside,
+    )
+    with contextlib.closing(reader):
         stream = request.stream()
         try:
             async for chunk in stream:
@@ -175,6 +221,14 @@ async def _read_multipart(
 async def _read_json(request: Request, services: Services, folder: Path) -> Body:
     """JSON with the picture inside: spooled, then taken apart in the pool."""
     limit = services.max_upload_bytes
+    spool = await _spooled(request, folder, limit)
+    return await services.workers.pixels(
+        take_apart, spool, folder / "decoded", max_file_bytes=limit
+    )
+
+
+async def _spooled(request: Request, folder: Path, limit: int) -> Path:
+    """A body of JSON with files of at most `limit` bytes together inside, on disk."""
     longest = limit * 4 // 3 + _FORM_OVERHEAD
     _refuse_announced(request, longest, limit)
     spool = folder / "body.json"
@@ -185,9 +239,7 @@ async def _read_json(request: Request, services: Services, folder: Path) -> Body
             if size > longest:
                 raise too_large(limit, size)
             await asyncio.to_thread(file.write, chunk)
-    return await services.workers.pixels(
-        take_apart, spool, folder / "decoded", max_file_bytes=limit
-    )
+    return spool
 
 
 async def _read_urlencoded(request: Request) -> Body:

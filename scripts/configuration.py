@@ -3,6 +3,9 @@
 `python -m scripts.configuration` writes them; a test compares.
 """
 
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
@@ -27,7 +30,24 @@ with the local models and says so in its log and at `/ready`. What cannot be use
 with one line for each problem; keys are never printed.
 
 This page and `.env.example` are written by `python -m scripts.configuration` from `config.py`.
+
+## Look at these first
+
+These decide most; everything else has a default that fits the 2 vCPU, 4 GB box.
+
+| Variable | What to do with it |
+| --- | --- |
 """
+
+FIRST = {
+    "API_KEYS": "set it before anybody else reaches the port",
+    "RUNWARE_API_KEY": "your key, or `sandbox`; empty leaves its two models out",
+    "KIE_API_KEY": "your key, or `sandbox`; empty leaves its model out",
+    "DAILY_BUDGET_USD": "set it as soon as one of those is real",
+    "DATA_DIR": "name a folder on the persistent volume: ledger, records, picks and keys must last",
+    "PUBLIC_BASE_URL": "where the world reaches the service, if links shall be absolute",
+}
+"""The settings that a newcomer should decide on, in that order."""
 
 
 def env_example() -> str:
@@ -40,7 +60,8 @@ def env_example() -> str:
 
 
 def configuration_page() -> str:
-    blocks = [_DOC_HEAD]
+    first = [f"| `{name}` | {advice} |\n" for name, advice in FIRST.items()]
+    blocks = [_DOC_HEAD + "".join(first)]
     for group in GROUPS.values():
         rows = [_row(name, field) for name, field in group.model_fields.items()]
         table = "| Variable | Default | Meaning |\n| --- | --- | --- |\n" + "\n".join(rows)
@@ -48,9 +69,18 @@ def configuration_page() -> str:
     return "\n".join(blocks)
 
 
-def main() -> None:
-    (ROOT / ".env.example").write_text(env_example(), encoding="utf-8")
-    (ROOT / "docs" / "CONFIGURATION.md").write_text(configuration_page(), encoding="utf-8")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0; with `--check` 1 where a file is not what would be written."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.configuration")
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    texts = {".env.example": env_example(), "docs/CONFIGURATION.md": configuration_page()}
+    if not parser.parse_args(arguments).check:
+        for name, text in texts.items():
+            (ROOT / name).write_text(text, encoding="utf-8")
+        return 0
+    stale = [name for name, text in texts.items() if (ROOT / name).read_text("utf-8") != text]
+    print(*(f"{name} is not what config.py says" for name in stale), sep="\n", end="")
+    return int(bool(stale))
 
 
 def _title(group: type[Group]) -> str:
@@ -87,4 +117,4 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

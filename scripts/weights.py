@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.errors import RemoverUnavailable
-from models.inference import LocalProfile, RunPlan
+from models.inference import Form, LocalProfile, RunPlan
 from services.budget import room_for_networks
 from services.local_rembg import network_of
 from services.prepared import NotPrepared, prepared
@@ -52,12 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 when every network asked for is in place, else 1 with a line for each."""
     asked = _parser().parse_args(arguments)
     names = _NAMES if _ALL in asked.names else tuple(dict.fromkeys(asked.names))
-    return asyncio.run(_fetch(names, store=WeightsStore(asked.directory)))
+    return asyncio.run(_fetch(names, store=WeightsStore(asked.directory), form=asked.form))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.weights", description=__doc__)
     parser.add_argument("--directory", type=Path, default=_DIRECTORY, help="default: %(default)s")
+    parser.add_argument(
+        "--form",
+        type=Form,
+        choices=list(Form),
+        help="what a network is rewritten as; default: as this machine would run it",
+    )
     parser.add_argument(
         "names",
         nargs="*",
@@ -68,31 +74,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _fetch(names: Sequence[str], *, store: WeightsStore) -> int:
+async def _fetch(names: Sequence[str], *, store: WeightsStore, form: Form | None) -> int:
     failures = 0
     for name in names:
         try:
-            await _fetch_one(name, store=store)
+            await _fetch_one(name, store=store, form=form)
         except RemoverUnavailable as failure:
             failures += 1
             print(failure.reason, file=sys.stderr)
     return 1 if failures else 0
 
 
-async def _fetch_one(name: str, *, store: WeightsStore) -> None:
+async def _fetch_one(name: str, *, store: WeightsStore, form: Form | None) -> None:
     line = ProgressLine(name, updating=sys.stderr.isatty())
     try:
         path = await store.ensure(name, progress=line)
     finally:
         line.close()
     print(f"{name}: {path}")
-    await _rewrite(name, path, store=store)
+    await _rewrite(name, path, store=store, form=form)
     if (manifest := store.manifest(name)) is not None:
         print(_origin(manifest))
 
 
-async def _rewrite(name: str, path: Path, *, store: WeightsStore) -> None:
-    """The cheap form of a network that has one, as this machine will run it."""
+async def _rewrite(name: str, path: Path, *, store: WeightsStore, form: Form | None) -> None:
+    """The cheap form of a network that has one; without `form` as this machine will run it."""
     network = network_of(name)
     if network.convolutions == 0:
         return
@@ -104,7 +110,7 @@ async def _rewrite(name: str, path: Path, *, store: WeightsStore) -> None:
         made = await prepared(
             path,
             convolutions=network.convolutions,
-            form=way.form,
+            form=form or way.form,
             licence=manifest.licence if manifest else "",
         )
     except NotPrepared as refusal:

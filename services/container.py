@@ -32,6 +32,7 @@ from models.errors import IdempotencyUnavailable
 from models.inference import BirefnetSize, RunPlan
 from models.print_check import PrintLimits
 from models.schemas import (
+    DataInfo,
     InferenceInfo,
     MemoryInfo,
     ModelId,
@@ -48,10 +49,12 @@ from services.analyst import Analyst
 from services.breakers import Breakers
 from services.budget import FLOOR_BYTES, Budget, Split, room_for_networks, split
 from services.budgets import Budgets
+from services.bundle import Bundler
 from services.catalogue import CATALOGUE, PAID, CatalogueEntry, default_models
 from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
+from services.data_folder import DataFolder, open_data_folder
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -61,9 +64,11 @@ from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
+from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
 from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
+from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
@@ -88,6 +93,9 @@ class Services:
     version: str
     shotgun: Shotgun
     analyst: Analyst
+    renderer: Renderer
+    proofs: Proofs
+    bundler: Bundler
     upscaler: Upscaler
     inference: InferenceProcess
     plan: RunPlan
@@ -108,6 +116,7 @@ class Services:
     idempotency: Idempotency
     webhooks: Webhooks
     uploads: Path
+    data: DataFolder
     max_upload_bytes: int
     deadline_s: float
     client_stall_s: float
@@ -140,6 +149,7 @@ class Services:
             inference=self._inference(),
             ben2=None if self.ben2 is None else await self.ben2.info(),
             idempotency=self.idempotency.info(),
+            data=DataInfo(available=self.data.problem is None, reason=self.data.problem),
             pillow=PIL.__version__,
         )
 
@@ -208,7 +218,10 @@ async def open_services(
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
         uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
-        providers = await stack.enter_async_context(_providers(settings, workers, uploads))
+        data = await asyncio.to_thread(
+            open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
+        )
+        providers = await stack.enter_async_context(_providers(settings, workers, uploads, data))
         plan = _run_plan(settings.local)
         ben2, set_aside = await _ben2(settings, workers, granted, stack)
         networks, room = _networks(settings, plan, granted and granted - set_aside)
@@ -221,11 +234,11 @@ async def open_services(
         if ben2 is not None:
             local[ModelId.LOCAL_BEN2] = ben2
         removers = _in_order(local, providers.removers, stand_ins)
-        results = await asyncio.to_thread(_open_results, settings)
+        results = await asyncio.to_thread(_open_results, settings, data)
         preferences = await stack.enter_async_context(
-            _preferences(settings, providers.money.ledger)
+            _preferences(settings, providers.money.ledger, data)
         )
-        idempotency = await stack.enter_async_context(_idempotency(settings.storage, results))
+        idempotency = await stack.enter_async_context(_idempotency(settings.storage, results, data))
         work = settings.work
         gate, printing_gate = (
             Gate(
@@ -253,13 +266,20 @@ async def open_services(
             recent_errors=recent_errors,
         )
         stack.push_async_callback(shotgun.close)
+        upscaler = _upscaler(settings, workers, uploads)
+        proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         yield Services(
             version=version,
             shotgun=shotgun,
             analyst=Analyst(workers=workers, gate=gate, max_pixels=max_pixels, limits=limits),
-            upscaler=_upscaler(settings, workers, uploads),
+            renderer=Renderer(
+                results=results, workers=workers, gate=gate, max_pixels=max_pixels, limits=limits
+            ),
+            proofs=proofs,
+            bundler=Bundler(results, upscaler, proofs, version=version),
+            upscaler=upscaler,
             inference=inference,
             plan=plan,
             ben2=ben2,
@@ -273,7 +293,7 @@ async def open_services(
             default_models=default_models(
                 knockout=settings.local.knockout_enabled, ben2=ben2 is not None
             ),
-            access=await asyncio.to_thread(_access, settings),
+            access=await asyncio.to_thread(_access, settings, data),
             ledger=providers.money.ledger,
             budgets=providers.money.budgets,
             breakers=providers.money.breakers,
@@ -281,6 +301,7 @@ async def open_services(
             idempotency=idempotency,
             webhooks=webhooks,
             uploads=uploads,
+            data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
             client_stall_s=settings.work.client_stall_s,
@@ -291,23 +312,23 @@ async def open_services(
 
 
 def _providers(
-    settings: Settings, workers: Workers, uploads: Path
+    settings: Settings, workers: Workers, uploads: Path, data: DataFolder
 ) -> AbstractAsyncContextManager[Providers]:
     return open_providers(
         settings.providers,
         workers=workers,
         temp_dir=uploads,
-        data_dir=_data_dir(settings.storage),
+        data_dir=data.path,
     )
 
 
-def _access(settings: Settings) -> Access:
+def _access(settings: Settings, data: DataFolder) -> Access:
     """The door; where keys are wanted, their tokens survive a restart. Blocks."""
     asked = settings.access
     if asked.signing_secret is not None:
         secret = asked.signing_secret.get_secret_value().encode()
     elif asked.api_keys:
-        secret = kept_secret(_data_dir(settings.storage) / "signing.key")
+        secret = kept_secret(data.signing_key)
     else:
         secret = secrets.token_bytes()
     return open_access(
@@ -320,10 +341,10 @@ def _access(settings: Settings) -> Access:
 
 @asynccontextmanager
 async def _idempotency(
-    storage: StorageSettings, results: ResultStore
+    storage: StorageSettings, results: ResultStore, data: DataFolder
 ) -> AsyncIterator[Idempotency]:
     """Without its database the service is there for requests that name no key."""
-    claims = Claims(_data_dir(storage))
+    claims = Claims(data.path)
     with suppress(IdempotencyUnavailable):
         await claims.open()
     ttl = timedelta(hours=storage.result_ttl_h)
@@ -458,16 +479,11 @@ def _in_order(
     return {entry.id: present[entry.id] for entry in CATALOGUE if entry.id in present}
 
 
-def _data_dir(storage: StorageSettings) -> Path:
-    """Where lives what must outlive this process and its box."""
-    return storage.data_dir or storage.temp_dir / "data"
-
-
-def _open_results(settings: Settings) -> ResultStore:
+def _open_results(settings: Settings, data: DataFolder) -> ResultStore:
     storage = settings.storage
     store = ResultStore(
         storage.temp_dir / "results",
-        records=_data_dir(settings.storage) / "records",
+        records=data.records,
         record_ttl=timedelta(days=storage.record_ttl_days),
         ttl=timedelta(hours=storage.result_ttl_h),
         quota_bytes=storage.result_quota_mb * MIB,
@@ -478,11 +494,11 @@ def _open_results(settings: Settings) -> ResultStore:
 
 
 def _preferences(
-    settings: Settings, ledger: CostLedger
+    settings: Settings, ledger: CostLedger, data: DataFolder
 ) -> AbstractAsyncContextManager[Preferences]:
     picks, storage = settings.picks, settings.storage
     journal = Journal(
-        _data_dir(settings.storage) / "picks",
+        data.picks,
         fsync=picks.picks_fsync,
         rotate_bytes=picks.picks_rotate_mb * MIB,
     )

@@ -26,7 +26,7 @@ from models.images import Cutout, Flag, Pixels, SourceImage
 from models.inference import Architecture
 from models.schemas import ModelId, ModelStatus
 from services.inference_process import InferenceProcess
-from services.prepared import NotPrepared, prepared
+from services.prepared import NotPrepared, place_of, prepared
 from services.profiles import Way
 from services.remover import Availability, RemovalOptions, cut_with, opaque
 from services.weights import WeightsStore
@@ -153,7 +153,8 @@ class LocalRembg:
             if self._unfit or self._path is not None:
                 return
             try:
-                self._path = await self._cheap_form(await self._find_weights())
+                ready = await self._form_alone()
+                self._path = ready or await self._cheap_form(await self._find_weights())
             except RemoverUnavailable as error:
                 self._availability = Availability(ModelStatus.UNAVAILABLE, error.reason)
                 _log.warning(
@@ -188,20 +189,35 @@ class LocalRembg:
         cutout = await self._workers.pixels(_cut_out_of, image, self._network, output)
         return replace(cutout, variant=self._variant())
 
+    async def _form_alone(self) -> Path | None:
+        """The rewritten file where it was put without the released one, as in an image."""
+        released = self._weights.place(self._network.session)
+        if released.exists() or not place_of(released, self._way.form).exists():
+            return None
+        try:
+            return await self._prepared(released)
+        except (NotPrepared, TimeoutError, OSError):
+            return None
+
+    async def _prepared(self, released: Path) -> Path:
+        session = self._network.session
+        manifest = self._weights.manifest(session)
+        return await prepared(
+            released,
+            convolutions=self._network.convolutions,
+            form=self._way.form,
+            licence=manifest.licence if manifest else "",
+            released=self._weights.checksums(session),
+        )
+
     async def _cheap_form(self, released: Path) -> Path:
         """The rewritten file; the released one where that is refused and memory is plentiful."""
         network = self._network
         if network.convolutions == 0:
             return released
         self._availability = Availability(ModelStatus.LOADING, "The network is being rewritten.")
-        manifest = self._weights.manifest(network.session)
         try:
-            return await prepared(
-                released,
-                convolutions=network.convolutions,
-                form=self._way.form,
-                licence=manifest.licence if manifest else "",
-            )
+            return await self._prepared(released)
         except (NotPrepared, TimeoutError, OSError) as error:
             _log.warning("network_not_rewritten", extra={"model": self.name, "reason": str(error)})
             if _memory_verdict(network.untouched_bytes, self._room_bytes):

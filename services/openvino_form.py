@@ -15,7 +15,7 @@ Two of them need a number that is 0 at run time and not before: 0 times a value 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -81,20 +81,26 @@ class FormManifest(BaseModel):
     made_at: datetime
 
     def fits(self, source: Path, target: Path, *, halves: bool) -> bool:
+        return self.source.fits(source) and self.is_whole(target, halves=halves)
+
+    def is_whole(self, target: Path, *, halves: bool) -> bool:
+        """Whether both of its files are in place as they were made."""
         ours = (self.recipe_version, self.halves) == (_RECIPE, halves)
-        weights = target.with_suffix(".bin")
-        return (
-            ours
-            and self.source.fits(source)
-            and self.network.fits(target)
-            and self.weights.fits(weights)
-        )
+        files = (self.network, target), (self.weights, target.with_suffix(".bin"))
+        return ours and all(place.fits(path) for place, path in files)
 
 
 def is_made(source: Path, target: Path, *, halves: bool) -> bool:
     """Whether `target` (.xml, with its .bin) is what `make` would make of `source`."""
     known = read_manifest(target, FormManifest)
     return known is not None and known.fits(source, target, halves=halves)
+
+
+def stands_alone(target: Path, *, halves: bool, released: Collection[str]) -> bool:
+    """Whether `target` is in place, made of one of the files of these SHA-256 (hex)."""
+    known = read_manifest(target, FormManifest)
+    made_of_it = known is not None and known.source.sha256 in released
+    return known is not None and made_of_it and known.is_whole(target, halves=halves)
 
 
 def make(

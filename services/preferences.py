@@ -328,11 +328,15 @@ def fits_by_kind(tally: Tally, today: date, half_life_days: float) -> dict[str |
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]], *, every_s: float) -> None:
+    told = None
     while True:
         try:
             await work()
+            told = None
         except OSError as error:  # a folder that cannot be used stops nothing else
-            _log.warning("picks_not_looked_after", extra={"reason": str(error)})
+            if (reason := str(error)) != told:
+                _log.warning("picks_not_looked_after", extra={"reason": reason})
+            told = reason
         await asyncio.sleep(every_s)
 
 

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from services.inference import GraphRefused
 from services.weights import process_lock
 
 if TYPE_CHECKING:
-    from services.rewrite_prepare import RewriteManifest
+    from services.rewrite_prepare import Recipe, RewriteManifest
 
 _ROOT = Path(__file__).parent.parent
 _REFUSED = 3
@@ -34,15 +34,29 @@ class NotPrepared(Exception):
         self.reason = reason
 
 
-async def prepared(
-    source: Path, *, convolutions: int, form: Form, licence: str, timeout_s: float = 900
+def place_of(source: Path, form: Form) -> Path:
+    """Where the rewritten file is or would be."""
+    return source.with_suffix(_ENDINGS[form])
+
+
+async def prepared(  # noqa: PLR0913  # what it is made of, all named
+    source: Path,
+    *,
+    convolutions: int,
+    form: Form,
+    licence: str,
+    released: Collection[str] = (),
+    timeout_s: float = 900,
 ) -> Path:
     """The rewritten file beside `source`, made now unless it is there; raises NotPrepared.
 
     `convolutions` is how many deformable ones the network has: one less found is a refusal.
+    A form stands without `source` where it was made of a file whose SHA-256 is among `released`: an
+    image need not hold both.
     """
-    target = source.with_suffix(_ENDINGS[form])
+    target = place_of(source, form)
     words = [str(source), form, "--convolutions", str(convolutions), "--licence", licence]
+    words += ["--released", *released]
     async with process_lock(target.with_suffix(".lock")):
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.prepared"),
@@ -73,9 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     asked = _parser().parse_args(arguments)
     source: Path = asked.source.absolute()
-    target = source.with_suffix(_ENDINGS[asked.form])
+    target = place_of(source, asked.form)
     try:
-        if asked.form is Form.ROWS:
+        if not source.exists():
+            _require_alone(source, target, asked)
+        elif asked.form is Form.ROWS:
             _rewrite(source, target, asked, split_rows=True)
         else:
             _make_own(source, target, asked)
@@ -88,10 +104,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _rewrite(
     source: Path, target: Path, asked: argparse.Namespace, *, split_rows: bool
 ) -> "RewriteManifest":
-    from services.rewrite_prepare import Recipe, prepare  # noqa: PLC0415  # onnx
+    from services.rewrite_prepare import prepare  # noqa: PLC0415  # onnx
 
-    recipe = Recipe(split_rows=split_rows, deformable_convolutions=asked.convolutions)
+    recipe = _recipe(asked, split_rows=split_rows)
     return prepare(source, target, licence=asked.licence, recipe=recipe)
+
+
+def _recipe(asked: argparse.Namespace, *, split_rows: bool = True) -> "Recipe":
+    from services.rewrite_prepare import Recipe  # noqa: PLC0415  # onnx
+
+    return Recipe(split_rows=split_rows, deformable_convolutions=asked.convolutions)
+
+
+def _require_alone(source: Path, target: Path, asked: argparse.Namespace) -> None:
+    """Raises FileNotFoundError where `target` cannot stand in for `source`."""
+    from services import openvino_form, rewrite_prepare  # noqa: PLC0415  # onnx
+
+    released = asked.released
+    if asked.form is Form.ROWS:
+        alone = rewrite_prepare.stands_alone(target, _recipe(asked), released=released)
+    else:
+        halves = asked.form is Form.HALVES
+        alone = openvino_form.stands_alone(target, halves=halves, released=released)
+    if not alone:
+        raise FileNotFoundError(f"{source.name} is not there, and {target.name} cannot replace it")
 
 
 def _make_own(source: Path, target: Path, asked: argparse.Namespace) -> None:
@@ -114,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("form", type=Form)
     parser.add_argument("--convolutions", type=int, required=True)
     parser.add_argument("--licence", required=True)
+    parser.add_argument("--released", nargs="*", default=[], metavar="SHA256")
     return parser
 
 

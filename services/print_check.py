@@ -23,7 +23,7 @@ from models.print_check import (
 )
 from models.schemas import SizeParameters
 from services.print_colours import Contrast, StoredColour, contrast_at_edge, near_white_percent
-from services.print_lines import Structure, StructureMeter, Wanted
+from services.print_lines import ENOUGH_ISLANDS, Structure, StructureMeter, Wanted
 from services.print_plane import BLOCK, Plane, edge_table, is_sampled
 from services.print_size import PrintSize, free_size_for
 from services.print_softness import MOST_BLOCKS, EdgeMeter, Edges
@@ -315,6 +315,8 @@ def _judge_alpha(report: _Report, alpha: Pixels, size: PrintSize, edge: Edge) ->
         wanted=Wanted(limits.warn_line_px, limits.warn_gap_px, limits.least_island_px),
         ghost_reach_px=limits.most_ghost_reach_px,
     )
+    if edge is not Edge.SOFT:
+        structure.islands = 0  # the others drop them
     for judge in (_ghost_pixels, _near_opaque, _soft_area):
         report.add(judge(edges, limits))
     report.add(_edge_band(edges.width * scale / plane.scale, limits))
@@ -448,6 +450,7 @@ def _edge_band(width: float, limits: PrintLimits) -> Check:
 def _stray_islands(structure: Structure, limits: PrintLimits) -> Check:
     count, size = structure.islands, limits.least_island_px
     severity = _graded(count, warn=0, fail=limits.most_islands)
+    many = "at least " if count >= ENOUGH_ISLANDS else ""
     passes = severity is Severity.PASS
     across = f"{size:g} px ({size * _MM_A_PX:.1f} mm)"
     return Check(
@@ -458,7 +461,7 @@ def _stray_islands(structure: Structure, limits: PrintLimits) -> Check:
         unit="specks",
         issue=f"There are no specks smaller than {across}."
         if passes
-        else f"There {'is 1 speck' if count == 1 else f'are {count} specks'} smaller than "
+        else f"There {'is 1 speck' if count == 1 else f'are {many}{count} specks'} smaller than "
         f"{across}. Dots so small do not hold on the shirt, or look like dirt.",
         fix=None if passes else "Drop them, unless they belong to the artwork.",
         autofix=None if passes else Autofix.ISLANDS,

@@ -7,10 +7,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.images import Pixels
-from services.print_plane import GHOST, SOLID
+from services.edge_modes import GHOST, SOLID
 
-GARMENTS = {"black": (17, 17, 17), "white": (255, 255, 255), "heather": (158, 160, 163)}
-"""sRGB of the shirts that have a name; black and heather cotton are no pure colours."""
+GARMENTS = {
+    "black": (17, 17, 17),
+    "white": (255, 255, 255),
+    "heather": (158, 160, 163),
+    "charcoal": (66, 68, 72),
+    "navy": (30, 40, 66),
+    "royal": (36, 74, 150),
+    "red": (190, 24, 45),
+    "maroon": (92, 30, 45),
+    "forest": (32, 62, 48),
+    "olive": (84, 88, 60),
+    "sand": (208, 198, 178),
+    "pink": (236, 190, 204),
+    "gold": (246, 184, 40),
+    "orange": (238, 102, 38),
+    "purple": (74, 50, 112),
+}
+"""sRGB of the shirts that have a name, this project's choice of what makers call so; black and
+heather cotton are no pure colours."""
 
 NEAR_WHITE = 250
 """From here on in all three channels a colour is meant to be white."""
@@ -77,19 +94,19 @@ def _edge_colours(rgb: Pixels, alpha: Pixels) -> Pixels:
     """(n, 3), at most so many."""
     level = SOLID if int(alpha.max()) >= SOLID else GHOST + 1
     level = min(level, max(1, int(alpha.max())))
-    found = list(_edges_by_strip(rgb, alpha, level))
-    colours = np.concatenate(found)
-    return colours[:: max(1, len(colours) // _MOST_EDGE_PIXELS)]
+    return np.concatenate(list(_edges_by_strip(rgb, alpha, level)))
 
 
 def _edges_by_strip(rgb: Pixels, alpha: Pixels, level: int) -> Iterator[Pixels]:
+    most = max(1, _MOST_EDGE_PIXELS * _STRIP_ROWS // len(alpha))
     for top in range(0, len(alpha), _STRIP_ROWS):
         bottom = min(top + _STRIP_ROWS, len(alpha))
         first, last = max(0, top - 1), min(len(alpha), bottom + 1)
         inside = np.pad(alpha[first:last] >= level, 1)
         inner = inside[2:, 1:-1] & inside[:-2, 1:-1] & inside[1:-1, 2:] & inside[1:-1, :-2]
         edge = (inside[1:-1, 1:-1] & ~inner)[top - first : bottom - first]
-        yield rgb[top:bottom][edge]
+        colours = rgb[top:bottom][edge]
+        yield colours[:: 1 + len(colours) // most]
 
 
 def _luminance(colours: Pixels) -> NDArray[np.float32]:

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.images import Pixels
+from services.edge_modes import GHOST, HALF
 from services.print_masks import Mask, outline_of, spread
-from services.print_plane import GHOST, Block, Plane
-from services.print_softness import HALF
+from services.print_plane import Block, Plane
+
+ENOUGH_ISLANDS = 10_000
+"""Specks from which on nobody wants to know how many there are."""
 
 _SQUARE = np.ones((3, 3), np.bool_)
 _LINE_LENGTHS = 3  # times its limit that a line is long at least; shorter ones are dots and tips
@@ -80,7 +83,8 @@ class StructureMeter:
         gap = _Shape(alpha < HALF, ~alpha, inner, by_cover=self._by_cover)
         self._lines.parts += _thin_parts(line, self._line)
         self._gaps.parts += _thin_parts(gap, self._gap, least_cover=_OPEN)
-        self._islands += _islands(alpha, self._island, inner)
+        if self._islands < ENOUGH_ISLANDS:
+            self._islands += _islands(alpha, self._island, inner)
 
     def structure(self) -> Structure:
         line, gap = self._lines.thinnest(self._line), self._gaps.thinnest(self._gap)
@@ -158,9 +162,8 @@ def _long_parts(
     own = np.bincount(
         named[shape.inner].ravel(), outlines[shape.inner].ravel(), minlength=count + 1
     )
-    for part in parts:
-        if own[part] > 0 and lengths[part] >= _LINE_LENGTHS * limit:
-            yield float(areas[part] / lengths[part]), float(own[part] / 2)
+    for part in parts[(own[parts] > 0) & (lengths[parts] >= _LINE_LENGTHS * limit)]:
+        yield float(areas[part] / lengths[part]), float(own[part] / 2)
 
 
 def _islands(alpha: Pixels, diameter: float, inner: tuple[slice, slice]) -> int:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.images import Pixels
+from services.edge_modes import GHOST, HALF, SOLID
 from services.print_masks import Mask, outline_of, spread
-from services.print_plane import GHOST, SOLID, Block, Plane
-
-HALF = 128  # alpha from which a pixel belongs to the shape
+from services.print_plane import Block, Plane
 
 RIM_PX = 2
 """Alpha so near to the outline is its anti-aliasing: a RIP's choke takes it away."""

@@ -19,6 +19,7 @@ from models.schemas import ModelId, ModelStatus
 from services.breakers import Breakers
 from services.budgets import Budgets
 from services.costs import CostLedger
+from services.data_folder import LEDGER
 from services.fetcher import Fetcher
 from services.fitting import Limits
 from services.kie_client import Account, KieClient
@@ -104,7 +105,7 @@ def warn_about_keys(settings: ProviderSettings, *, guarded: bool) -> None:
 
 def _money(settings: ProviderSettings, data_dir: Path) -> Money:
     """The ledger as it was left, and what is decided by it."""
-    ledger = CostLedger(data_dir / "costs.jsonl", prices=_prices(settings))
+    ledger = CostLedger(data_dir / LEDGER, prices=_prices(settings))
     ledger.open()
     breakers = Breakers(
         data_dir / "breakers.json",

@@ -124,6 +124,10 @@ class ResultStore:
         with full_disk_said("results"):
             await asyncio.to_thread(self._create, record)
 
+    async def keep_original(self, request_id: str, source: Path) -> None:
+        """Keep the customer's file with the pictures, for a brush that restores; never raises."""
+        await asyncio.to_thread(self._keep_original, request_id, source)
+
     async def save(self, record: ShotRecord) -> None:
         """Replace the record; one that was deleted meanwhile stays deleted."""
         await asyncio.to_thread(self._save, record)
@@ -173,6 +177,23 @@ class ResultStore:
         partial.replace(path)
         self._grow(request_id, size - before)
         return StoredPicture(path, size, digest.hexdigest())
+
+    def original(self, request_id: str) -> Path:
+        """Where the customer's file is, if it was kept."""
+        return self._home(request_id) / "original"
+
+    def write_soft(self, request_id: str, model: ModelId, pieces: Iterable[bytes]) -> None:
+        """Keep a cut-out as it was before its edge was finished, for later renderings. Blocks."""
+        path = self._soft(request_id, model)
+        with path.open("wb") as file:
+            file.writelines(pieces)
+        self._grow(request_id, _size(path))
+
+    async def untreated(self, request_id: str, model: ModelId) -> Path:
+        """A cut-out as renderings are made of it; ResultNotFound where there is none."""
+        stored = await self.picture(request_id, model)
+        soft = self._soft(request_id, model)
+        return soft if await asyncio.to_thread(soft.exists) else stored.path
 
     def print_path(self, key: PrintKey) -> Path:
         """Where a print is, if it was kept."""
@@ -236,6 +257,9 @@ class ResultStore:
     def _picture(self, request_id: str, model: ModelId) -> Path:
         return self._home(request_id) / f"{model}.png"
 
+    def _soft(self, request_id: str, model: ModelId) -> Path:
+        return self._home(request_id) / f"{model}.soft.png"
+
     def _record(self, request_id: str) -> Path:
         return self._records / request_id[:2] / f"{request_id}.json"
 
@@ -245,6 +269,17 @@ class ResultStore:
         with self._changing:
             self._held[record.request_id] = _held(record)
             self._write_record(record)
+
+    def _keep_original(self, request_id: str, source: Path) -> None:
+        """Linked, not copied; where it cannot be kept the shot is worth the same."""
+        target = self.original(request_id)
+        try:
+            _link_or_copy(source, target)
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            _log.warning("original_not_kept", extra={"reason": error.strerror})
+            return
+        self._grow(request_id, _size(target))
 
     def _save(self, record: ShotRecord) -> None:
         with self._changing:
@@ -368,6 +403,13 @@ def _interrupted(record: ShotRecord) -> ShotRecord:
 def _ended(model: ModelId) -> ResultEntry:
     error = _PERHAPS_CHARGED if model in PAID else _INTERRUPTED
     return ResultEntry(model=model, status="failed", error=error)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def _remove(path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import zip_longest
@@ -99,8 +100,12 @@ class RewriteManifest(BaseModel):
     made_at: datetime
 
     def fits(self, source: Path, target: Path, recipe: Recipe) -> bool:
+        return self.source.fits(source) and self.is_whole(target, recipe)
+
+    def is_whole(self, target: Path, recipe: Recipe) -> bool:
+        """Whether the result is in place as it was made, by that recipe."""
         ours = (self.recipe_version, self.recipe) == (_RECIPE, recipe)
-        return ours and self.source.fits(source) and self.result.fits(target)
+        return ours and self.result.fits(target)
 
 
 def prepare(
@@ -149,6 +154,13 @@ def prepare(
     finally:
         part.unlink(missing_ok=True)
     return manifest
+
+
+def stands_alone(target: Path, recipe: Recipe, *, released: Collection[str]) -> bool:
+    """Whether `target` is in place, made of one of the files of these SHA-256 (hex)."""
+    known = manifest_of(target)
+    made_of_it = known is not None and known.source.sha256 in released
+    return known is not None and made_of_it and known.is_whole(target, recipe)
 
 
 def manifest_of(target: Path) -> RewriteManifest | None:

@@ -73,9 +73,9 @@ class Plan:
     """What one shot asks: the models in their fixed order, the options, when to answer.
 
     `prints` is how its cut-outs are to be enlarged, if they are, and `edge` what becomes of their
-    partial alpha before they are stored; `max_cost_usd` what all of its
-    paid models may cost together, None where that is left to the budgets; `check` how its cut-outs
-    are to be printed, where that is to be looked at; `policy` which of the
+    partial alpha before they are stored; `check` how they are to be printed, where that is to be
+    looked at; `max_cost_usd` what all of its
+    paid models may cost together, None where that is left to the budgets; `policy` which of the
     models are asked when, and how many make an answer. `on_created` is told the shot's id once its
     record is on disk; no model is asked before it has returned. `when_complete` is told of the
     record when the last model has landed.
@@ -85,8 +85,8 @@ class Plan:
     options: RemovalOptions
     deadline: Deadline
     prints: SizeParameters | None = None
-    check: Wish | None = None
     edge: EdgeFinish = field(default_factory=EdgeFinish)
+    check: Wish | None = None
     max_cost_usd: Decimal | None = None
     policy: modes.Policy = field(default_factory=modes.Policy)
     on_created: Callable[[str], Awaitable[None]] | None = None
@@ -180,7 +180,7 @@ class Shotgun:
                 prints=plan.prints,
                 seen=seen,
             )
-            await self._create(shot.record())
+            await self._create(shot.record(), source)
             if plan.on_created is not None:
                 await plan.on_created(shot.request_id)
             flight = Flight(shot, plan.policy, plan.deadline)
@@ -231,9 +231,9 @@ class Shotgun:
         reason = _SKIP_REASONS.get(now.status)
         return Skipped(reason, now.reason or "") if reason else None
 
-    async def _create(self, record: ShotRecord) -> None:
-        """The record on disk; a client that leaves in this moment takes it along."""
-        creating = asyncio.create_task(self._results.create(record))
+    async def _create(self, record: ShotRecord, source: Path) -> None:
+        """Record and picture on disk; a client that leaves in this moment takes them along."""
+        creating = asyncio.create_task(self._begin_result(record, source))
         try:
             await asyncio.shield(creating)
         except asyncio.CancelledError:
@@ -241,6 +241,10 @@ class Shotgun:
             if creating.exception() is None:
                 await self._results.delete(record.request_id)
             raise
+
+    async def _begin_result(self, record: ShotRecord, source: Path) -> None:
+        await self._results.create(record)
+        await self._results.keep_original(record.request_id, source)
 
     async def _look(self, image: SourceImage, plan: Plan) -> Triage | None:
         return None if plan.triage is TriageMode.OFF else await self._workers.pixels(look_at, image)

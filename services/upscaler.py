@@ -190,6 +190,10 @@ class Upscaler:
         """A PNG in pieces; the first one holds the first strip, so that a failure can be said."""
         return self._png(work)
 
+    def rows(self, work: Enlargement) -> AsyncGenerator[tuple[Pixels, Pixels | None], None]:
+        """Its strips in order, with the row above each, for who makes something else of them."""
+        return self._strips(work, work.finished)
+
     async def write(self, work: Enlargement, *, deadline: Deadline) -> Path:
         """A TIFF or WebP, which no stream can be: a file in the enlargement's scratch.
 

@@ -8,6 +8,7 @@ not hash a gigabyte. rembg itself uses whatever file it finds without a checksum
 
 import asyncio
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterable
@@ -37,6 +38,7 @@ if sys.platform != "win32":
 _log = logging.getLogger(__name__)
 
 _LOCK_POLL_S = 0.2
+_NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _MANIFEST = ".source.json"  # takes the place of .onnx
 
 
@@ -163,6 +165,14 @@ class WeightsStore:
         if manifest is None or file.source_of(manifest.sha256) is None:
             return None
         return path if manifest.fits(path) else None
+
+    def place(self, name: str) -> Path:
+        """Where the file is or would be."""
+        return self._look_up(name)[1]
+
+    def checksums(self, name: str) -> tuple[str, ...]:
+        """The SHA-256 (hex) of every file that is this network."""
+        return tuple(source.sha256 for source in self._look_up(name)[0].sources)
 
     def is_unverified(self, name: str) -> bool:
         """Whether the file in place is accepted only because a setting names its checksum."""
@@ -295,8 +305,18 @@ class WeightsStore:
 
 @contextlib.asynccontextmanager
 async def process_lock(path: Path) -> AsyncIterator[None]:
-    """Holds `path` against other processes; where fcntl is missing it only holds our own."""
-    with path.open("ab") as lock:
+    """Holds `path` against other processes; where fcntl is missing it only holds our own.
+
+    In a folder that cannot be written, as an image's, there is nothing to hold it against.
+    """
+    try:
+        lock = path.open("ab")
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        yield
+        return
+    with lock:
         while not _try_lock(lock):  # noqa: ASYNC110 - no event crosses processes
             await asyncio.sleep(_LOCK_POLL_S)  # bounded by the whole fetch's time-out
         yield  # closing the file lets go; the file stays, removing it would race

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydantic_settings import BaseSettings
 
 from config import GROUPS, load_settings
@@ -15,7 +14,7 @@ from models.images import Flag
 from models.outcomes import SkipReason
 from models.schemas import ModelId
 from routers.problems import CRASHED, NOT_FOUND, TABLE, WRONG_METHOD
-from scripts.configuration import configuration_page, env_example
+from scripts.configuration import FIRST, configuration_page, env_example
 from tests.conftest import ROOT, make_settings
 
 DOCUMENTS = sorted(
@@ -45,6 +44,11 @@ def test_env_example_is_what_the_settings_say() -> None:
 
 def test_the_configuration_page_is_what_the_settings_say() -> None:
     assert (ROOT / "docs" / "CONFIGURATION.md").read_text() == configuration_page()
+
+
+def test_the_settings_to_look_at_first_exist() -> None:
+    named = {name.upper() for group in GROUPS.values() for name in group.model_fields}
+    assert set(FIRST) <= named
 
 
 def test_env_example_means_the_same_to_pydantic_and_to_docker() -> None:
@@ -103,13 +107,6 @@ def test_every_pinned_requirement_has_a_hash() -> None:
         pins = [line for line in text.splitlines() if "==" in line and not line.startswith("#")]
         assert pins
         assert all("--hash=sha256:" in line for line in pins)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_inside_the_documents_resolve(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
-        if "://" not in target:
-            assert (document.parent / target).exists(), target
 
 
 def test_every_make_verb_in_the_documents_exists() -> None:

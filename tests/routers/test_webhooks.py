@@ -1,14 +1,14 @@
 """callback_url over real HTTP: the record is posted when the last model has landed, and signed."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.schemas import ModelId
-from tests.conftest import ROOT, artwork, problem, serving
+from tests.conftest import artwork, problem, serving
+from tests.documents import blocks
 from tests.fakes import FakeRemover
 from tests.receiver import Delivery, receiving
 
@@ -28,8 +28,7 @@ def hooked(*places: str, **more: object) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def verify() -> Any:  # noqa: ANN401  # a function out of a page
     """The function that docs/API.md tells a shop to use."""
-    page = (ROOT / "docs" / "API.md").read_text()
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    snippet = next(block.text for block in blocks() if "def verify(" in block.text)
     names: dict[str, Any] = {}
     exec(snippet, names)  # noqa: S102  # our own page
     return names["verify"]

@@ -1,12 +1,14 @@
 """Small islands go, however the picture is cut into strips; lines, letters and holes stay."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from models.images import Pixels
-from services.islands import WithoutIslands
+from services.islands import WithoutIslands, held_bytes
 from tests.printing import PixelRows
 
 EIGHT = np.ones((3, 3), np.bool_)
@@ -93,3 +95,32 @@ def test_what_a_mode_does_not_show_joins_nothing() -> None:
     found, count = cleaned(alpha, from_alpha=128)
     assert count == 2
     assert found.max() == 60
+
+
+class Endless:
+    """The same blots over and over, never held."""
+
+    width, height, channels = 200, 20_000, 2
+
+    def __init__(self) -> None:
+        blots = specks(width=200)
+        self._blots = np.dstack((blots, blots))
+        self._given = 0
+
+    def read(self, rows: int) -> Pixels:
+        places = np.arange(self._given, min(self._given + rows, self.height)) % len(self._blots)
+        self._given += len(places)
+        return self._blots[places]
+
+
+def test_a_tall_picture_takes_no_more_memory_than_a_low_one() -> None:
+    rows = WithoutIslands(Endless(), below_px=6, from_alpha=26)
+    rows.read(64)
+    tracemalloc.start()
+    height = 64
+    while len(part := rows.read(64)):
+        height += len(part)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert height == Endless.height
+    assert peak < held_bytes(200, 6) + 64 * 200 * 2 * 2  # and what was asked for at once

@@ -1,6 +1,7 @@
 """The cheap form of a network is made once, in a process of its own, or refused with a reason."""
 
 import asyncio
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ import onnx
 import pytest
 
 from models.inference import Engine, Form, Precision, RunPlan
+from models.schemas import ModelId
 from services.inference import open_runner
 from services.prepared import NotPrepared, prepared
+from services.weight_sources import sha256_of
+from services.weights import process_lock
+from tests.conftest import serving
 from tests.graphs import Deformable, Maker, small_network
 
 pytestmark = pytest.mark.anyio
@@ -89,3 +94,68 @@ async def test_whoever_stops_waiting_leaves_nothing_half_made(tmp_path: Path) ->
     with pytest.raises(asyncio.CancelledError):
         await work
     assert list(tmp_path.glob("*.rows.onnx")) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "known", "there"),
+    [(Form.SINGLES, True, True), (Form.SINGLES, False, False), (Form.ROWS, True, True)],
+)
+async def test_a_form_stands_without_the_file_it_was_made_of(
+    source: Path, form: Form, *, known: bool, there: bool
+) -> None:
+    target = await make(source, form)
+    released = [sha256_of(source) if known else "0" * 64]
+    source.unlink()
+    work = prepared(source, convolutions=1, form=form, licence="", released=released)
+    if there:
+        assert await work == target
+    else:
+        with pytest.raises(NotPrepared, match=r"net\.onnx is not there"):
+            await work
+
+
+async def test_a_form_that_was_changed_does_not_stand_alone(source: Path) -> None:
+    released = [sha256_of(source)]
+    weights = (await make(source, Form.SINGLES)).with_suffix(".bin")
+    source.unlink()
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(NotPrepared, match="cannot replace"):
+        await prepared(source, convolutions=1, form=Form.SINGLES, licence="", released=released)
+
+
+async def test_the_service_is_ready_with_the_form_alone(tmp_path: Path, source: Path) -> None:
+    """As in an image; a folder that cannot be written has no lock to be held."""
+    home = tmp_path / "weights" / "models" / "birefnet-general"
+    home.mkdir(parents=True)
+    released = source.rename(home / "birefnet-general.onnx")
+    named = f"birefnet-general={sha256_of(released)}"
+    await make(released, Form.SINGLES)
+    released.unlink()
+    (home / "birefnet-general.singles.lock").unlink()
+    with serving(
+        tmp_path / "temp",
+        weights_dir=tmp_path / "weights",
+        unverified_weights=named,
+        local_profile="speed",
+        inference_engine="openvino",
+        memory_limit_mb=4096,
+    ) as server:
+        for _ in range(200):
+            model = server.client.get("/ready").json()["models"][ModelId.LOCAL_BIREFNET]
+            if model["status"] != "loading":
+                break
+            await asyncio.sleep(0.1)
+    assert model["status"] == "ready", model
+    assert not released.exists()
+
+
+async def test_where_nothing_can_be_written_nothing_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "read-only")
+
+    monkeypatch.setattr(Path, "open", refused)
+    async with process_lock(tmp_path / "lock"):
+        pass
+    assert not (tmp_path / "lock").exists()

@@ -79,6 +79,7 @@ export class Compare {
     byId("compare-right").value = right;
     show(byId("compare"), true);
     this.#draw();
+    this.#view.sharpen();
     byId("compare").scrollIntoView({ block: "start" });
     byId("compare-title").focus({ preventScroll: true });
   }

@@ -75,7 +75,7 @@ export class Tiles {
       performance.mark(`painting ${entry.model}`);
     }
     if (!image.isConnected) tile.stage.replaceChildren(layer(image));
-    if (this.#view.zoom > 1) this.#view.sharpen();
+    this.#view.sharpen();
     tile.about.replaceChildren(badges(entry, standing), facts(entry),
       el("div", { class: "row tile-buttons" },
         this.#button("button main", "Pick", `Pick ${name}`, () => this.#acts.pick(entry.model)),
@@ -96,7 +96,7 @@ export class Tiles {
     const retry = act
       ? this.#button("button", label, `${label}: ${name}`, () => this.#acts.retry(entry.model, offer))
       : offer ? el("p", { class: "small soft" }, "To try again, send the picture again.") : null;
-    tile.about.replaceChildren(facts(entry), ...(retry ? [retry] : []));
+    tile.about.replaceChildren(facts(entry), ...(retry ? [el("div", { class: "row tile-buttons" }, retry)] : []));
   }
 
   #button(kind, label, spoken, act) {

@@ -1,6 +1,6 @@
 // One zoom and one place for all pictures of a group: what moves in one moves in all.
 
-import { byId, el } from "./dom.js";
+import { byId, el, show } from "./dom.js";
 import { shirt } from "./shirt.js";
 
 const MOST = 8;
@@ -30,7 +30,7 @@ export class View {
     style.setProperty("--x", this.#x);
     style.setProperty("--y", this.#y);
     this.#target.classList.toggle("zoomed", this.zoom > 1);
-    if (this.zoom > SHARP_FROM) this.sharpen();
+    this.sharpen();
     this.#told(this.zoom);
   }
 
@@ -42,10 +42,16 @@ export class View {
     this.set(zoom, px - (px - this.#x) * factor, py - (py - this.#y) * factor);
   }
 
+  // Where the zoom is worth it, the larger previews in the smaller ones' place once they are there.
   sharpen() {
+    if (this.zoom <= SHARP_FROM) return;
     for (const image of this.#target.querySelectorAll("img[data-large]")) {
-      image.src = image.dataset.large;
+      const { large } = image.dataset;
       delete image.dataset.large;
+      const loading = new Image();
+      loading.src = large;
+      const { src } = image;
+      loading.decode().then(() => { if (image.src === src) image.src = large; }).catch(() => {});
     }
   }
 
@@ -112,7 +118,7 @@ export function zoomTools(target) {
   const view = new View(target, (zoom) => {
     slider.value = zoom;
     byId("zoom-told").textContent = `${Number(zoom.toFixed(2))}×`;
-    for (const button of pan.children) button.disabled = zoom === 1;
+    show(pan, zoom > 1);
   });
   const arrows = [["left", "←", STEP, 0], ["up", "↑", 0, STEP], ["down", "↓", 0, -STEP], ["right", "→", -STEP, 0]];
   for (const [side, sign, dx, dy] of arrows) {

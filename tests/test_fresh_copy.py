@@ -1,63 +1,25 @@
-"""The README's commands work when pasted: the curl ones here, the set-up ones in a fresh copy."""
+"""The README's way without make, in a fresh copy: `uvicorn main:app` as `make serve` starts it."""
 
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import ROOT, Server, serving
+from tests.conftest import ROOT
+from tests.documents import blocks
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-CURL = [block for block in BLOCKS if block.startswith("curl")]
-(PLAIN,) = [block for block in BLOCKS if "pip install" in block]
-RUN_BY_CI = ("make demo\n", "make test\n")
-RUN_BY_PEOPLE = ("make serve\n",)  # the same uvicorn line as PLAIN's last
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(
-        tmp_path_factory.mktemp("readme"), weights_dir=ROOT / "weights", knockout_enabled=True
-    ) as server:
-        yield server
-
-
-def test_every_block_is_run_by_something() -> None:
-    assert len(CURL) >= 4
-    assert set(BLOCKS) == {*CURL, PLAIN, *RUN_BY_CI, *RUN_BY_PEOPLE}
-    ci = (ROOT / ".ci" / "run").read_text()
-    for block in RUN_BY_CI:
-        assert block.removeprefix("make ").strip() in ci
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="NO CURL: README examples not run")
-@pytest.mark.parametrize("block", CURL, ids=lambda block: block.split()[-1])
-def test_the_curl_examples_work(server: Server, tmp_path: Path, block: str) -> None:
-    commands = block.replace("http://localhost:8000", server.url)
-    commands = re.sub(r"-o (\S+)", rf"-o {tmp_path}/\1", commands)
-    done = subprocess.run(
-        ["bash", "-euc", commands],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert '"code"' not in done.stdout
-    pictures = re.findall(r"-o (\S+)", block)
-    for name in pictures:
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert pictures or done.stdout.startswith("{")
+PLAIN = next(
+    block
+    for block in blocks()
+    if block.document.name == "README.md" and "pip install" in block.text
+).text
 
 
 @pytest.mark.setup
