@@ -2,8 +2,8 @@
 
 import { el, svg } from "./dom.js";
 
-const ROW = 44;
-const BAR = 12;
+const ROW = 48;
+const BAR = 10;
 const COLUMNS_HIGH = 110;
 let charts = 0;
 
@@ -23,12 +23,12 @@ const text = (x, y, words, attributes = {}) => svg("text", { x, y, ...attributes
 const bar = (x, y, width, height, tone) =>
   svg("rect", { x, y, width: Math.max(0, width), height, rx: 2, class: tone });
 
-// A bar for each row, its name and its number above it; `low` and `high` draw an interval.
+// A bar for each row, its name and its number above it; `low` and `high` draw an interval below it.
 export function bars({ title, desc, width, rows, max }) {
   const scale = (value) => (max > 0 ? Math.min(1, Math.max(0, value / max)) * width : 0);
   const parts = rows.flatMap(({ name, value, told, low, high, tone = "accent", rest }, index) => {
     const top = index * ROW;
-    const middle = top + 22 + BAR / 2;
+    const line = top + 22 + BAR + 6;
     return [
       text(0, top + 14, name),
       text(width, top + 14, told, { "text-anchor": "end" }),
@@ -39,7 +39,7 @@ export function bars({ title, desc, width, rows, max }) {
         ? null
         : svg("path", {
             class: "whisker",
-            d: `M${scale(low)} ${middle}H${scale(high)}M${scale(low)} ${middle - 5}v10M${scale(high)} ${middle - 5}v10`,
+            d: `M${scale(low)} ${line}H${scale(high)}M${scale(low)} ${line - 3}v6M${scale(high)} ${line - 3}v6`,
           }),
     ];
   });
@@ -78,17 +78,20 @@ export function stack({ title, desc, width, pieces }) {
   return picture({ title, desc, width, height: 22 }, ...parts);
 }
 
+// What may be wider than the screen, within reach of the keyboard.
+export const scrolling = (name, ...content) =>
+  el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, ...content);
+
 export function table(caption, head, rows, { stacking = false } = {}) {
   const cell = (content, index) => {
-    const { name, figure, whole } = head[index];
-    const kind = figure ? "figure" : whole ? "whole" : null;
+    const { name, kind } = head[index];
     const shown = content ?? "";
     return index === 0
       ? el("th", { scope: "row", role: "rowheader", class: kind }, shown)
       : el("td", { role: "cell", class: kind, "data-label": name }, ...(shown === "" ? [] : [shown]));
   };
-  const titles = head.map(({ name, figure }) =>
-    el("th", { scope: "col", role: "columnheader", class: figure ? "figure" : null }, name));
+  const titles = head.map(({ name, kind }) =>
+    el("th", { scope: "col", role: "columnheader", class: kind }, name));
   return el(
     "table",
     { role: "table", class: stacking ? "table stacking" : "table" },
@@ -103,7 +106,7 @@ export function table(caption, head, rows, { stacking = false } = {}) {
 export function chartIn(place, { open = false } = {}) {
   const caption = el("figcaption");
   const plot = el("div");
-  const scroll = el("div", { class: "scroll", tabindex: "0", role: "region" });
+  const scroll = scrolling("");
   const numbers = open ? scroll : el("details", {}, el("summary", {}, "As a table"), scroll);
   const figure = el("figure", { class: "chart" }, caption, plot, numbers);
   let draw = null;

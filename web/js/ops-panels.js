@@ -1,9 +1,11 @@
 // What each panel shows of what the routes last said. Numbers come out as <data value="…">, so that
 // what is rounded for the eye is still there exactly.
 
-import { bars, chartIn, columns, stack, table } from "./ops-charts.js";
+import { bars, chartIn, columns, scrolling, stack, table } from "./ops-charts.js";
 import { byId, el } from "./dom.js";
 import { grouped, periods } from "./ops-time.js";
+
+const FIGURE = "figure";
 
 const figure = (value, words) => el("data", { value: String(value) }, words);
 const whole = (value) => figure(value, value.toLocaleString("en"));
@@ -29,13 +31,28 @@ const STATES = {
   unconfigured: ["unconfigured", ""],
 };
 const BREAKERS = { closed: ["closed", "good"], open: ["open", "bad"], half_open: ["half open", "warn"] };
-const stateBadge = (table_, state) => badge(...(table_[state] ?? [state, ""]));
+
+// A state with what goes with it, and the reason below.
+const stateOf = (known, state, reason, ...more) =>
+  el(
+    "div",
+    {},
+    el("div", { class: "ops-states" }, badge(...(known[state] ?? [state, ""])), ...more),
+    reason ? el("div", { class: "soft" }, reason) : null,
+  );
 
 const charts = new Map();
 
 function chart(name, what, options) {
   if (!charts.has(name)) charts.set(name, chartIn(byId(name), options));
   charts.get(name)(what);
+}
+
+// A table alone; what it scrolls in stays, and with it the place and the focus.
+function tableIn(name, label, shown) {
+  const place = byId(name);
+  if (!place.querySelector(".scroll")) place.replaceChildren(scrolling(label));
+  place.querySelector(".scroll").replaceChildren(shown);
 }
 
 // A place that holds words instead of its chart.
@@ -57,7 +74,7 @@ const spentToday = (costs) => costs.by_day[costs.until] ?? 0;
 
 export function tiles({ ready, costs, stats, errors }) {
   const tile = (name, main, rest) =>
-    el("div", {}, el("dt", {}, name), el("dd", {}, main ?? "–", rest ? el("small", {}, ` ${rest}`) : null));
+    el("div", {}, el("dt", {}, name), el("dd", {}, main ?? "–", rest ? el("small", {}, rest) : null));
   const states = Object.values(ready?.models ?? {}).map(({ status }) => status);
   byId("tiles").replaceChildren(
     tile("Models ready", ready && whole(states.filter((state) => state === "ready").length), ready && `of ${states.length}`),
@@ -82,8 +99,7 @@ export function models({ ready, models: known, costs }) {
     const price = paid ? usd(model.observed_price_usd ?? model.price_usd) : model && "free";
     return [
       id,
-      el("span", { class: "row" }, stateBadge(STATES, now.status), now.sandbox ? badge("sandbox", "accent") : null),
-      now.reason ?? "",
+      stateOf(STATES, now.status, now.reason, now.sandbox ? badge("sandbox", "accent") : null),
       latency && whole(latency.count),
       latency && ms(latency.p50),
       latency && ms(latency.p95),
@@ -93,17 +109,17 @@ export function models({ ready, models: known, costs }) {
     ];
   });
   const head = [
-    { name: "Model", whole: true },
-    { name: "State", whole: true },
-    { name: "Why" },
-    { name: "Answers today", figure: true },
-    { name: "Median", figure: true },
-    { name: "95 %", figure: true },
-    { name: "Price", figure: true },
-    { name: "Paid tasks today", figure: true },
-    { name: "Cost today", figure: true },
+    { name: "Model", kind: "whole" },
+    { name: "State", kind: "state" },
+    { name: "Answers today", kind: FIGURE },
+    { name: "Median", kind: FIGURE },
+    { name: "95 %", kind: FIGURE },
+    { name: "Price", kind: FIGURE },
+    { name: "Paid tasks today", kind: FIGURE },
+    { name: "Cost today", kind: FIGURE },
   ];
-  byId("models").replaceChildren(table("Models, their state, latency and cost today", head, rows, { stacking: true }));
+  const shown = table("Models, their state, latency and cost today", head, rows, { stacking: true });
+  tableIn("models", "Models", shown);
 }
 
 export function latency({ models: known }) {
@@ -115,9 +131,9 @@ export function latency({ models: known }) {
     return;
   }
   chart("latency", {
-    title: "Half of the answers come within the bar, 95 % up to the mark",
+    title: "Half of the answers come within the bar, 95 % within the line",
     desc: rows.map(({ model, p50, p95 }) => `${model.id}: median ${msWords(p50)}, 95 % within ${msWords(p95 ?? p50)}.`).join(" "),
-    head: [{ name: "Model" }, { name: "Answers", figure: true }, { name: "Median", figure: true }, { name: "95 %", figure: true }],
+    head: [{ name: "Model" }, { name: "Answers", kind: FIGURE }, { name: "Median", kind: FIGURE }, { name: "95 %", kind: FIGURE }],
     rows: rows.map(({ model, count, p50, p95 }) => [model.id, whole(count), ms(p50), ms(p95)]),
     drawn: (box) => bars({
       ...box,
@@ -150,7 +166,7 @@ export function queue({ ready }) {
   chart("queue", {
     title: "Places taken",
     desc: rows.map(({ name, value, limit }) => `${name}: ${value} of ${limit}.`).join(" "),
-    head: [{ name: "Line" }, { name: "Now", figure: true }, { name: "At most", figure: true }],
+    head: [{ name: "Line" }, { name: "Now", kind: FIGURE }, { name: "At most", kind: FIGURE }],
     rows: rows.map(({ name, value, limit }) => [name, whole(value), whole(limit)]),
     drawn: (box) => bars({
       ...box,
@@ -176,7 +192,7 @@ export function memory({ ready }) {
   chart("memory", {
     title: `Memory: ${granted}`,
     desc: pieces.map(({ name, value }) => `${name}: ${value} MiB.`).join(" "),
-    head: [{ name: "Kept for" }, { name: "MiB", figure: true }],
+    head: [{ name: "Kept for" }, { name: "MiB", kind: FIGURE }],
     rows: pieces.map(({ name, value, tone }) => [
       el("span", {}, el("span", { class: `key tone-${tone}`, "aria-hidden": "true" }), name),
       whole(value),
@@ -217,7 +233,7 @@ export function spent({ costs }) {
   chart("spent", {
     title: `${usdWords(spentToday(costs))} since midnight UTC.${uncertain}`,
     desc: rows.map(({ model, tasks, cost }) => `${model}: ${usdWords(cost)} in ${tasks} tasks.`).join(" "),
-    head: [{ name: "Model" }, { name: "Tasks", figure: true }, { name: "Cost", figure: true }],
+    head: [{ name: "Model" }, { name: "Tasks", kind: FIGURE }, { name: "Cost", kind: FIGURE }],
     rows: rows.map(({ model, tasks, cost }) => [model, whole(tasks), usd(cost)]),
     drawn: (box) => bars({
       ...box,
@@ -241,7 +257,7 @@ export function budgets({ costs }) {
   chart("budgets", {
     title: "Settled, and what is on its way",
     desc: rows.map((row) => `${row.shown}: ${usdWords(row.left_usd)} left of ${usdWords(row.limit_usd)}.`).join(" "),
-    head: ["Budget", "Limit", "Settled", "On its way", "Left"].map((name, index) => ({ name, figure: index > 0 })),
+    head: ["Budget", "Limit", "Settled", "On its way", "Left"].map((name, index) => ({ name, kind: index > 0 ? FIGURE : null })),
     rows: rows.map((row) => [row.shown, usd(row.limit_usd), usd(row.settled_usd), usd(row.in_flight_usd), usd(row.left_usd)]),
     drawn: (box) => bars({
       ...box,
@@ -264,25 +280,21 @@ export function breakers({ costs }) {
     return;
   }
   const head = [
-    { name: "Provider", whole: true },
-    { name: "Circuit", whole: true },
-    { name: "Why" },
-    { name: "Failures in a row", figure: true },
-    { name: "Opened", figure: true },
-    { name: "Next try", figure: true },
+    { name: "Provider", kind: "whole" },
+    { name: "Circuit", kind: "state" },
+    { name: "Failures", kind: FIGURE },
+    { name: "Opened", kind: FIGURE },
+    { name: "Next try", kind: FIGURE },
   ];
   const rows = costs.breakers.map((each) => [
     each.provider,
-    stateBadge(BREAKERS, each.state),
-    each.reason ?? "",
+    stateOf(BREAKERS, each.state, each.reason),
     whole(each.failures_in_a_row),
     whole(each.opened),
     each.state === "open" ? figure(each.probe_in_s, `in ${Math.ceil(each.probe_in_s)} s`) : "–",
   ]);
-  const breakerTable = table("Circuit breakers by provider", head, rows, { stacking: true });
-  byId("breakers").replaceChildren(
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Circuit breakers" }, breakerTable),
-  );
+  const shown = table("Circuit breakers by provider", head, rows, { stacking: true });
+  tableIn("breakers", "Circuit breakers", shown);
 }
 
 export function wins({ stats }) {
@@ -297,7 +309,7 @@ export function wins({ stats }) {
   chart("wins", {
     title: `Win rate in ${stats.picks.toLocaleString("en")} picks, with 95 % interval`,
     desc: shown.map((row) => `${row.model}: picked ${row.wins} times of ${row.shown}, ${rate(row)}.`).join(" "),
-    head: ["Model", "Shown", "Wins", "Win rate", "From", "To", "Strength", "Cost a win"].map((name, index) => ({ name, figure: index > 0 })),
+    head: ["Model", "Shown", "Wins", "Win rate", "From", "To", "Strength", "Cost a win"].map((name, index) => ({ name, kind: index > 0 ? FIGURE : null })),
     rows: stats.models.map((row) => [
       row.model,
       whole(row.shown),
@@ -330,7 +342,7 @@ function overTime(name, { title, unit, span, values, told, cell }) {
   chart(name, {
     title,
     desc: filled.length ? filled.map(({ key, value }) => `${key}: ${told(value)}.`).join(" ") : "Nothing yet.",
-    head: [{ name: span.by === "month" ? "Month" : "Day" }, { name: unit, figure: true }],
+    head: [{ name: span.by === "month" ? "Month" : "Day" }, { name: unit, kind: FIGURE }],
     rows: filled.map(({ key, value }) => [key, cell(value)]),
     drawn: (box) => columns({ ...box, points, highest: `at most ${told(Math.max(...points.map(({ value }) => value)))}` }),
   });
@@ -375,21 +387,23 @@ export function errors({ errors: told, wanted = "" }) {
       ? "The latest first. The log has the rest of each under its request id."
       : `None since ${new Date(told.since).toLocaleString()}.`;
   const head = [
-    { name: "Time", whole: true },
-    { name: "Code", whole: true },
+    { name: "Time", kind: "whole" },
+    { name: "Code", kind: "wide" },
+    { name: "Where", kind: "wide" },
+    { name: "Request id", kind: "wide" },
     { name: "Status" },
-    { name: "Where" },
-    { name: "Request id" },
     { name: "Key" },
   ];
   const rows = found.map((each) => [
     clock(each.time),
     el("code", {}, each.code),
-    each.status === undefined ? "" : badge(String(each.status), each.status >= 500 ? "bad" : "warn"),
     each.model ? `model ${each.model}` : `${each.method} ${each.route ?? "(no route)"}`,
     el("code", {}, each.request_id),
+    each.status === undefined ? "" : badge(String(each.status), each.status >= 500 ? "bad" : "warn"),
     each.key,
   ]);
-  byId("errors").replaceChildren(...(rows.length ? [table("Last errors", head, rows, { stacking: true })] : []));
+  const shown = table("Last errors", head, rows, { stacking: true });
+  if (rows.length) tableIn("errors", "Last errors", shown);
+  else byId("errors").replaceChildren();
 }
 
