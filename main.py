@@ -41,10 +41,7 @@ class State(TypedDict):
 def create_app(
     settings: Settings, *, stand_ins: Mapping[ModelId, BackgroundRemover] | None = None
 ) -> FastAPI:
-    """Build the service from its settings; nothing is opened before it starts.
-
-    `stand_ins` are removers that take the place of those of the same id.
-    """
+    """Build the service, opening nothing yet; `stand_ins` replace removers of the same id."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:

@@ -100,8 +100,9 @@ class FormReader:
         if self._field and self._field in (*self._file_fields, *self._limits):
             self._open_file(self._folder / f"part{self._parts}")
         elif b"filename" in options:
+            names = self._file_fields[:1] or sorted(filter(None, self._limits))
             raise InvalidParameter(
-                f"{self._field}: the picture's part is called `{self._file_fields[0]}`.",
+                f"{self._field}: a file's part is called `{'` or `'.join(names)}`.",
                 field=self._field,
             )
 

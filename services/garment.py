@@ -17,7 +17,7 @@ from services.print_colours import garment_colour
 _HEATHER = "heather"
 _FIBRE = 9  # pixels along which a fibre is of one tone
 _FIBRE_LEVELS = 15.0  # one standard deviation of the tone
-_RIB, _RIB_LEVELS = 4, 4.0  # pixels from one column of stitches to the next, and their shade
+_RIBS = (0, 4, 0, -4)  # the shade of the columns of stitches, in levels
 _SQUARE = 12  # pixels of the checkerboard
 _LIGHT, _DARK = 255, 222
 
@@ -56,8 +56,8 @@ def _melange(height: int, width: int) -> NDArray[np.float32]:
     noise = _hashed(rows, columns - rows // 3)
     fibres = sum(noise[step : step + height] for step in range(_FIBRE)) - np.float32(_FIBRE / 2)
     fibres *= np.float32(_FIBRE_LEVELS / (_FIBRE / 12) ** 0.5)
-    ribs = np.sin(2 * np.pi * np.arange(width) / _RIB, dtype=np.float32)
-    return np.asarray(fibres / 2 + np.float32(_RIB_LEVELS) * ribs, np.float32)
+    ribs = np.resize(np.array(_RIBS, np.float32), width)
+    return np.asarray(fibres / 2 + ribs, np.float32)
 
 
 def _hashed(rows: NDArray[np.uint32], columns: NDArray[np.uint32]) -> NDArray[np.float32]:

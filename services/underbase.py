@@ -146,13 +146,17 @@ def _half_chords(radius: float) -> list[int]:
 def _to_gap(inked: Mask, *, most: int) -> NDArray[np.uint8]:
     """Along its row, how far each pixel is from the next one without ink, 0 there; at most `most`.
 
-    Beyond the row there is no ink.
+    Beyond the row there is no ink. Distances spread by 1, 2, 4 ... pixels to either side, which
+    makes any that is less than the next power of two.
     """
-    width = inked.shape[1]
-    place = np.arange(1, width + 1, dtype=np.int32)
-    from_left = place - np.maximum.accumulate(np.where(inked, np.int32(0), place), axis=1)
-    last = np.int32(width + 1)
-    ahead = np.where(inked, last, place)[:, ::-1]
-    from_right = np.minimum.accumulate(ahead, axis=1)[:, ::-1] - place
-    nearest = np.minimum(np.minimum(from_left, from_right), most)
-    return np.asarray(nearest, np.uint8)
+    away = np.multiply(inked, np.uint8(most), dtype=np.uint8)
+    for edge in (away, away[:, ::-1]):
+        near = min(most, edge.shape[1])
+        np.minimum(edge[:, :near], np.arange(1, near + 1, dtype=np.uint8), out=edge[:, :near])
+    step = 1
+    while step < most:
+        further = away + np.uint8(step)
+        np.minimum(away[:, step:], further[:, :-step], out=away[:, step:])
+        np.minimum(away[:, :-step], further[:, step:], out=away[:, :-step])
+        step *= 2
+    return away

@@ -134,7 +134,26 @@ function accepted({ request_id: id, models, image, record_url: link }) {
   for (const model of models) state.entries.set(model, { shot, entry: { model, status: "pending" } });
   remember();
   redraw();
+  if (state.shots.length === 1) chooseOriginal();
   return shot;
+}
+
+// Where the service shows the picture: after a reload, and for what the browser cannot show itself.
+function keptOriginal() {
+  const [{ id, token }] = state.shots;
+  const link = address(`results/${id}/original.webp`);
+  if (token) link.searchParams.set("token", token);
+  return link.href;
+}
+
+async function chooseOriginal() {
+  const shows = (src) => { const image = new Image(); image.src = src; return image.decode().then(() => src); };
+  const { original } = state;
+  const found = await (original ? shows(original) : Promise.reject()).catch(() => shows(keptOriginal())).catch(() => null);
+  if (state.original !== original || !state.shots.length) return;
+  state.original = found;
+  redraw();
+  if (state.picked) printing.showOriginal(found);
 }
 
 function openPick(models, image) {
@@ -232,16 +251,14 @@ function drawDifferences(ready) {
   const [first] = state.shots;
   const within = ready.filter((model) => state.entries.get(model).shot === first);
   show(byId("differences-picture"), within.length > 1);
-  const words = within.length > 1 ? "" : "There is nothing to compare yet: it takes two cut-outs.";
-  byId("differences").dataset.words = words;
+  byId("differences-words").textContent = within.length > 1
+    ? "Grey: every cut-out agrees. Yellow to red: the more they differ, the closer you should look there."
+    : "There is nothing to compare yet: it takes two cut-outs.";
   if (within.length < 2) return;
   const link = address(`results/${first.id}/disagreement.png`);
   if (first.token) link.searchParams.set("token", first.token);
-  link.searchParams.set("of", within.length); // another landed: another picture
-  link.searchParams.delete("of");
-  if (byId("differences-picture").dataset.of === String(within.length)) return;
-  byId("differences-picture").dataset.of = within.length;
-  byId("differences-picture").src = `${link.href}#${within.length}`;
+  const source = `${link.href}#${within.length}`; // another has landed: another picture
+  if (byId("differences-picture").src !== source) byId("differences-picture").src = source;
 }
 
 function compare(model) {
@@ -314,6 +331,7 @@ async function restore() {
     if (state.shots.length === 1) openPick(record.results.map((each) => each.model), record.image);
     settle(record);
   }
+  chooseOriginal();
   const chosen = picked && state.entries.get(picked);
   if (chosen?.entry.status === "succeeded") {
     state.picked = picked;
@@ -333,7 +351,7 @@ byId("cancel").addEventListener("click", () => {
 });
 byId("again").addEventListener("click", () => { forget(); goTo("start"); });
 byId("undo-pick").addEventListener("click", undo);
-choices(byId("views"), [["cutouts", "Cut-outs"], ["soft", "Soft edges in red"], ["differences", "Differences"]], "cutouts", (name) => {
+choices(byId("views"), [["cutouts", "Cut-outs"], ["soft", "Soft edges"], ["differences", "Differences"]], "cutouts", (name) => {
   state.view = name;
   redraw();
 });

@@ -16,6 +16,7 @@ const GAUGE_DPI = 400;
 const OWN = "own";
 const PREVIEW = 1024;
 const LARGE = 2048;
+const GARMENTS = ["black", "white", "heather"]; // in every bundle, beside the one chosen here
 const SEVERITIES = { pass: ["good", "Fine"], warn: ["warn", "Look at it"], fail: ["bad", "Mend it"] };
 
 const rounded = (inches) => Math.max(0.5, Math.floor(inches * 20) / 20);
@@ -141,7 +142,7 @@ export class PrintStep {
   constructor(onRender) {
     this.#onRender = onRender;
     this.#brush = new Brush({
-      onApply: () => this.update(),
+      onApply: () => this.#applyBrush(),
       onOpen: (on) => this.#brushing(on),
       onChange: () => this.#stale(),
     });
@@ -175,6 +176,10 @@ export class PrintStep {
     this.#tellChecks();
   }
 
+  showOriginal(original) {
+    if (original) this.#original.src = original;
+  }
+
   get #shown() { return this.#render?.results.find((each) => each.status === "succeeded"); }
 
   #brushing(on) {
@@ -182,10 +187,28 @@ export class PrintStep {
     if (on && byId("print").dataset.ground === "black") this.#ground.choose("check");
   }
 
+  async #applyBrush() {
+    if (!(await this.update())) return;
+    this.#brush.open(false); // its strokes stay, so that they can still be taken back
+    this.#brushing(false);
+    byId("brush-toggle").focus();
+  }
+
+  // The picture before stays until the new one is there.
   #showPicture(entry) {
-    this.#image.alt = `Your cut-out by ${nameOf(entry.model)} as it will print`;
-    this.#image.src = picture(entry, { preview: PREVIEW });
-    this.#image.dataset.large = picture(entry, { preview: LARGE });
+    const image = this.#image;
+    const src = picture(entry, { preview: PREVIEW });
+    const next = new Image();
+    next.src = src;
+    const put = () => {
+      if (image !== this.#image) return;
+      image.alt = `Your cut-out by ${nameOf(entry.model)} as it will print`;
+      image.src = src;
+      image.dataset.large = picture(entry, { preview: LARGE });
+      this.#view.sharpen();
+    };
+    if (image.src) next.decode().then(put).catch(put);
+    else put();
   }
 
   #stale() {
@@ -272,7 +295,7 @@ export class PrintStep {
     const url = what === "print" ? local(entry.print_url) : local(`/results/${id}/bundle.zip`);
     const token = tokenOf(entry.url);
     if (token) url.searchParams.set("token", token);
-    if (what === "bundle") url.searchParams.set("width_in", this.#form.width);
+    if (what === "bundle") url.searchParams.set("garments", [...new Set([...GARMENTS, this.#garment ?? "black"])].join(","));
     trouble(null);
     try {
       await download(url, what === "print" ? `print-${id.slice(0, 8)}.png` : `print-${id.slice(0, 8)}.zip`);
