@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect
 
 from models.schemas import ModelId
 from sandbox.opening import Sandbox
@@ -19,7 +18,6 @@ from tests.conftest import Server, artwork, serving
 from tests.fakes import FakeRemover
 from tests.sandbox_thread import provider_settings, running_sandbox
 
-CHROMIUM = shutil.which("chromium")
 KEY = "a-key-of-the-shop-01"
 PICTURE = artwork(width=300, height=280)
 PAID = "runware-rmbg-2.0,runware-birefnet-portrait,kie-recraft"
@@ -29,8 +27,6 @@ FAILED_SHOT, BAD_REQUEST = "order-4712", "order-4711"
 NOTHING = "\N{EN DASH}"
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESK: ViewportSize = {"width": 1200, "height": 800}
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium (Debian) is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +66,6 @@ def ask(server: Server, picture: bytes, request_id: str, **asked: str) -> None:
         data=asked,
         headers={"X-Request-ID": request_id},
     )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @dataclass
