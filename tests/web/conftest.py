@@ -88,7 +88,7 @@ def _opening(browser: Browser) -> Iterator[Opener]:
 def _listen(page: Page, told: Complaints, *, hosts: set[str]) -> None:
     def on_console(message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
-            told.hear(f"{message.type}: {message.text}")
+            told.hear(f"{message.type}: {message.text} ({message.location.get('url')})")
 
     def on_request(request: Request) -> None:
         here = request.url.startswith(("blob:", "data:"))

@@ -177,7 +177,7 @@ export class PrintStep {
   }
 
   showOriginal(original) {
-    if (original) this.#original.src = original;
+    if (original && this.#original) this.#original.src = original;
   }
 
   get #shown() { return this.#render?.results.find((each) => each.status === "succeeded"); }
