@@ -69,6 +69,7 @@ COPY utils ./utils
 COPY services ./services
 COPY routers ./routers
 COPY sandbox ./sandbox
+COPY web ./web
 COPY scripts ./scripts
 COPY docker/entrypoint.sh ./docker/
 RUN chmod -R a+rX,go-w . && python3 -m compileall -q --invalidation-mode unchecked-hash .

@@ -58,6 +58,18 @@ def _comma_list(value: object) -> object:
     return value
 
 
+def _origin_list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    origins = [part.strip().rstrip("/") for part in value.split(",") if part.strip()]
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin} is not an origin, as https://shop.example")
+    return frozenset(origins)
+
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")  # goes into a header as it is
+Origins = Annotated[frozenset[str], NoDecode, BeforeValidator(_origin_list)]
 Key = Annotated[SecretStr | None, BeforeValidator(_secret_or_none)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
@@ -253,6 +265,11 @@ class AccessSettings(Group):
     )
     session_max_cost_usd: Decimal = Field(
         Decimal(1), gt=0, description="US dollars a browser session may spend at most."
+    )
+    page_embedded_by: Origins = Field(
+        frozenset(),
+        description="Origins of shops that may show the pick page in a frame and hand it a "
+        "session, as https://shop.example, separated by commas. Empty: nobody's.",
     )
 
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import documentation, problems
+from routers import documentation, pages, problems
 from routers.authentication import Door
 from routers.every import ROUTERS
 from routers.middleware import RequestFrame
@@ -28,10 +28,7 @@ class State(TypedDict):
 def create_app(
     settings: Settings, *, stand_ins: Mapping[ModelId, BackgroundRemover] | None = None
 ) -> FastAPI:
-    """Build the service from its settings; nothing is opened before it starts.
-
-    `stand_ins` are removers that take the place of those of the same id.
-    """
+    """Build the service, opening nothing yet; `stand_ins` replace removers of the same id."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -51,6 +48,7 @@ def create_app(
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(pages.pages(embedded_by=settings.access.page_embedded_by))
     documentation.install(app)
     return app
 

@@ -407,12 +407,14 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     version: str
     uptime_s: float
+    keys_required: bool = Field(description="Whether callers must show a key or a session.")
 
 
 class Readiness(BaseModel):
     """Whether a shot with default parameters would find a model, and how full the house is."""
 
     ready: bool
+    keys_required: bool = Field(description="Whether other addresses want an API key.")
     models: dict[ModelId, "ModelReadiness"]
     memory: "MemoryInfo"
     queue: "QueueInfo" = Field(description="Shots being worked on and waiting.")
@@ -507,12 +509,18 @@ class QueueInfo(BaseModel):
     waiting_limit: int
 
 
-class LatencyInfo(BaseModel):
-    """Milliseconds over the last answers (at most 200)."""
+class Percentiles(BaseModel):
+    """Milliseconds that answers took."""
 
     count: int
     p50: int | None = None
     p95: int | None = None
+
+
+class LatencyInfo(Percentiles):
+    """Of the last answers since the start, at most 200, and of today's among them."""
+
+    today: Percentiles = Field(description="Of today (UTC).")
 
 
 class ModelInfo(BaseModel):

@@ -18,7 +18,7 @@ from models import errors
 from models.schemas import Output, RemovalParameters, ResultEntry, ShotRecord, StreamFormat
 from routers.presence import while_connected
 from routers.problems import told
-from routers.results import RETRY_AFTER_S, shown
+from routers.results import RETRY_AFTER_S, record_link, shown
 from routers.uploads import Submission
 from services.container import Services
 from services.flight import Flight
@@ -55,10 +55,14 @@ Writer: TypeAlias = Callable[[str, Members], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How the caller wants the answer: `stream` names a format, `later` asks for a promise."""
+    """How the caller wants the answer: `stream` names a format, `later` asks for a promise.
+
+    `stays` says that a streamed shot goes on when nobody listens any more.
+    """
 
     stream: StreamFormat | None
     later: bool
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class Shooting:
     async def early(self, wish: Wish) -> Response | None:
         """The answer that does not wait for the record, where such a one is wished for."""
         if wish.stream:
-            return await self.streamed(wish.stream)
+            return await self.streamed(wish.stream, stays=wish.stays)
         if wish.later:
             return await self.promised()
         return None
@@ -92,9 +96,9 @@ class Shooting:
             flight.abandon()
             raise
 
-    async def streamed(self, form: StreamFormat) -> StreamingResponse:
+    async def streamed(self, form: StreamFormat, *, stays: bool) -> StreamingResponse:
         """The events of the shot; nothing is promised before it has begun."""
-        return EventStream(await self.begin(), form, self.services)
+        return EventStream(await self.begin(), form, self.services, stays=stays)
 
     async def promised(self) -> JSONResponse:
         """202 with the record as it begins, and where to look for more."""
@@ -125,20 +129,27 @@ def wish_of(asked: RemovalParameters, *, accept: str, prefer: str, as_picture: b
         )
     wishes = {each.strip().lower() for each in prefer.split(",")}
     plain = not (stream or as_picture or asked.output is Output.BASE64)
-    return Wish(stream, later=plain and _RESPOND_ASYNC in wishes)
+    promised = _RESPOND_ASYNC in wishes
+    return Wish(stream, later=plain and promised, stays=promised)
 
 
 class EventStream(StreamingResponse):
-    """A shot told as it goes: accepted, each result, and the whole record or why there is none."""
+    """A shot told as it goes: accepted, each result, and the whole record or why there is none.
 
-    def __init__(self, flight: Flight, form: StreamFormat, services: Services) -> None:
+    One that `stays` does not depend on its listener.
+    """
+
+    def __init__(
+        self, flight: Flight, form: StreamFormat, services: Services, *, stays: bool
+    ) -> None:
         write = _WRITERS[form]
         super().__init__(
             (write(event, members) async for event, members in _events(flight, services)),
             media_type=MEDIA_TYPES[form],
-            headers=_STREAM_HEADERS,
+            headers=_STREAM_HEADERS | ({"Preference-Applied": _RESPOND_ASYNC} if stays else {}),
         )
         self._flight = flight
+        self._stays = stays
 
     async def __call__(
         self,
@@ -149,7 +160,8 @@ class EventStream(StreamingResponse):
         try:
             await while_connected(receive, self.stream_response(send))
         except BaseException:
-            self._flight.abandon()
+            if not self._stays:
+                self._flight.abandon()
             raise
 
 
@@ -161,6 +173,7 @@ async def _events(flight: Flight, services: Services) -> AsyncIterator[tuple[str
             "request_id": begun.request_id,
             "models": [entry.model for entry in begun.results],
             "image": _dumped(begun.image),
+            "record_url": record_link(begun, services),
         },
     )
     try:

@@ -11,20 +11,25 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import MissingKey, NotAllowed, ServiceError
+from routers import pages
 from routers.problems import refused
 from services.access import OPEN, UNKNOWN, Caller, CallerKind, caller
 from services.container import Services
 from utils import logs
 
 OPEN_PATHS = frozenset(
-    {"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+    {
+        *("/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+        *pages.FILES,
+    }
 )
-"""What anybody may see, keys or not."""
+"""What anybody may see, keys or not: of the pages only the files, which hold nobody's data."""
 
 SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale", "/analyze"})
 """What a browser session may ask for; beside it, it may pick, and GET and render its results."""
 
 PICKS = "/preferences"
+_PICK = re.compile("/preferences/([0-9a-f]{32})")
 
 _RENDERING = re.compile("/results/[0-9a-f]{32}/render")
 
@@ -73,7 +78,10 @@ async def _admit(scope: Scope, services: Services) -> Caller:
     found = services.access.identify(credential)
     logs.key_id.set(found.key_id)
     if found.kind is CallerKind.SESSION and not reading:
-        _require_allowed(found, scope["method"], path)
+        if scope["method"] == "DELETE" and (picked := _PICK.fullmatch(path)):
+            request_id = picked[1]  # a pick taken back: of its own shots alone
+        else:
+            _require_allowed(found, scope["method"], path)
     if request_id:
         await services.results.require_owner(request_id, found.owns)
     return found

@@ -1,9 +1,14 @@
-"""Whether the process lives, whether it can work, and which models there are."""
+"""Whether the process lives and can work, which models there are, and what went wrong lately."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
+from fastapi import APIRouter, Query, Response
+
+from models import errors
+from models.recent_errors import RecentErrors
 from models.schemas import Health, ModelTable, Readiness
 from routers.dependencies import ServicesDep
+from routers.problems import responses
 
 router = APIRouter(tags=["operations"])
 
@@ -11,7 +16,11 @@ router = APIRouter(tags=["operations"])
 @router.get("/health")
 async def health(services: ServicesDep) -> Health:
     """The process is alive; nothing else is looked at."""
-    return Health(version=services.version, uptime_s=services.uptime_s())
+    return Health(
+        version=services.version,
+        uptime_s=services.uptime_s(),
+        keys_required=services.access.required,
+    )
 
 
 @router.get("/ready", responses={503: {"model": Readiness, "description": "No model is ready"}})
@@ -26,3 +35,16 @@ async def ready(services: ServicesDep, response: Response) -> Readiness:
 async def models(services: ServicesDep) -> ModelTable:
     """The models in their fixed order: licence, price, availability, latency."""
     return services.model_table()
+
+
+@router.get(
+    "/errors",
+    response_model_exclude_none=True,
+    responses=responses(errors.InvalidParameter),
+)
+async def recent_errors(
+    services: ServicesDep,
+    limit: Annotated[int, Query(ge=1, le=200, description="At most so many, the latest.")] = 50,
+) -> RecentErrors:
+    """Problems answered and models failed, the latest first; kept in memory since the start."""
+    return services.recent_errors.report(limit=limit)

@@ -3,12 +3,13 @@
 import logging
 import re
 import secrets
+from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from routers.problems import crashed
+from routers.problems import Kind, crashed, on_problem
 from utils import logs
 from utils.clock import Stopwatch
 
@@ -31,6 +32,7 @@ class RequestFrame:
         asked = Headers(scope=scope).get("x-request-id", "")
         request_id = asked if _SANE_ID.fullmatch(asked) else secrets.token_hex(16)
         token = logs.request_id.set(request_id)
+        on_problem.set(partial(_note, scope))
         try:
             await self._answer(scope, receive, _Answer(send, request_id, scope))
         finally:
@@ -48,6 +50,19 @@ class RequestFrame:
             await crashed()(scope, receive, answer)
         finally:
             answer.log(scope)
+
+
+def _note(scope: Scope, met: Kind) -> None:
+    """Keep the request's problem for GET /errors."""
+    scope["state"]["services"].recent_errors.note_problem(
+        met.code, met.status, method=scope["method"], route=_route(scope)
+    )
+
+
+def _route(scope: Scope) -> str | None:
+    """The template of the address, which holds nothing of the client's."""
+    path: str | None = getattr(scope.get("route"), "path", None)
+    return path
 
 
 class _Answer:
@@ -76,10 +91,9 @@ class _Answer:
         await self._send(message)
 
     def log(self, scope: Scope) -> None:
-        route = scope.get("route")
         facts = {
             "method": scope["method"],
-            "route": getattr(route, "path", None),
+            "route": _route(scope),
             "status": self.status,
             "ms": self._watch.ms(),
             "bytes": self._bytes,

@@ -1,7 +1,8 @@
 """Errors as problem+json (RFC 9457): one table from our errors to HTTP, and the handlers for it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +21,11 @@ from utils import logs
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+
+on_problem: ContextVar[Callable[["Kind"], None] | None] = ContextVar("on_problem", default=None)
+"""Who is told of the problem that the request under way meets, before its caller is: whole answers
+and those inside a stream alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +214,8 @@ def _documented(status: int) -> dict[str, Any]:
 
 
 def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, Any]:
+    if (tell := on_problem.get()) is not None:
+        tell(kind)
     body = Problem(
         type=f"urn:dtf-image-service:problem:{kind.code}",
         title=kind.title,

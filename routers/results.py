@@ -24,7 +24,7 @@ from models.schemas import (
     SizeParameters,
     UpscaleParameters,
 )
-from routers import disagreement
+from routers import disagreement, original
 from routers.dependencies import RequestId, ServicesDep
 from routers.prints import ENLARGING_ERRORS, ClosingDep, Order, answer_enlarged, edge_header
 from routers.problems import responses
@@ -37,6 +37,7 @@ from utils.clock import Deadline
 
 router = APIRouter(prefix="/results", tags=["results"])
 router.include_router(disagreement.router)  # before the route of any {model}.png
+router.include_router(original.router)
 
 RETRY_AFTER_S = 2
 """Seconds until it is worth to ask again for a shot that still runs."""
@@ -172,6 +173,13 @@ def _variant(asked: PrintQuery, size: SizeParameters | None) -> str | None:
     if size is not None:
         return print_digest(size, overlay=asked.overlay)
     return f"{asked.preview}{'-overlay' if asked.overlay else ''}" if asked.preview else None
+
+
+def record_link(record: ShotRecord, services: Services) -> str:
+    """Where the record itself is, as a browser can follow it."""
+    token = services.access.link_token(record)
+    link = f"/results/{record.request_id}"
+    return _complete_link(link, base_url=services.public_base_url, token=token)
 
 
 def shown(record: ShotRecord, services: Services) -> ShotRecord:

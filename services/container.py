@@ -68,6 +68,7 @@ from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
+from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
 from services.results import ResultStore
@@ -113,6 +114,7 @@ class Services:
     access: Access
     budgets: Budgets
     breakers: Breakers
+    recent_errors: ErrorRing
     idempotency: Idempotency
     webhooks: Webhooks
     uploads: Path
@@ -143,6 +145,7 @@ class Services:
         states = {model: self._state(model) for model in self.removers}
         return Readiness(
             ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            keys_required=self.access.required,
             models=states,
             memory=self._memory(),
             queue=_queue(self.gate),
@@ -253,6 +256,7 @@ async def open_services(
         stack.push_async_callback(webhooks.close)
         max_pixels = round(settings.inputs.max_megapixels * 1e6)
         limits = _print_limits(settings.prints)
+        recent_errors = ErrorRing()
         shotgun = Shotgun(
             removers=removers,
             results=results,
@@ -263,6 +267,7 @@ async def open_services(
             budgets=providers.money.budgets,
             taste=preferences,
             print_limits=limits,
+            recent_errors=recent_errors,
         )
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
@@ -296,6 +301,7 @@ async def open_services(
             ledger=providers.money.ledger,
             budgets=providers.money.budgets,
             breakers=providers.money.breakers,
+            recent_errors=recent_errors,
             idempotency=idempotency,
             webhooks=webhooks,
             uploads=uploads,

@@ -83,9 +83,9 @@ def _small(path: Path, scratch: Path) -> Pixels:
     return shrunk(open_picture(path, header=inspect(path), scratch=scratch).rows())
 
 
-def shrunk(rows: Rows) -> Pixels:
-    """Averaged over squares of whole pixels, so that no side has more than SIDE. Blocks."""
-    factor = -(-max(rows.width, rows.height) // SIDE)
+def shrunk(rows: Rows, side: int = SIDE) -> Pixels:
+    """Averaged over squares of whole pixels, so that none of its sides has more. Blocks."""
+    factor = -(-max(rows.width, rows.height) // side)
     step = factor * max(1, _STRIP_BYTES // (factor * rows.width * rows.channels))
     return np.concatenate([_averaged(rows.read(step), factor) for _ in range(0, rows.height, step)])
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from models.schemas import (
     Mode,
     ModelId,
     ModelStatus,
+    Percentiles,
     ShotRecord,
     SizeParameters,
     TriageMode,
@@ -46,13 +48,14 @@ from services.flight import Flight, require_success
 from services.intake import inspect, read
 from services.places import Place, Places
 from services.print_check import Art, Wish, check_print
+from services.recent_errors import ErrorRing
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
 from services.standings import Standings
 from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
-from utils.clock import Deadline, Stopwatch
+from utils.clock import Deadline, Stopwatch, utc_today
 from utils.pictures import Header
 
 _log = logging.getLogger(__name__)
@@ -118,7 +121,9 @@ class Shotgun:
         budgets: Budgets | None = None,
         taste: Taste | None = None,
         print_limits: PrintLimits | None = None,
+        recent_errors: ErrorRing | None = None,
     ) -> None:
+        self._recent_errors = recent_errors or ErrorRing()
         self._print_limits = print_limits or PrintLimits()
         self._budgets = budgets
         self._taste = taste
@@ -130,7 +135,7 @@ class Shotgun:
         self._model_timeout_s = model_timeout_s
         # strong references: asyncio keeps only weak ones to running tasks
         self._running: set[asyncio.Task[None]] = set()
-        self._latencies = {model: deque[int](maxlen=_LATENCIES_KEPT) for model in removers}
+        self._latencies = {model: _latencies() for model in removers}
 
     async def fire(self, source: Path, plan: Plan) -> ShotRecord:
         """Ask the models of the plan; the record as it stands when the answer is due.
@@ -193,11 +198,9 @@ class Shotgun:
 
     def latency(self, model: ModelId) -> LatencyInfo:
         """Percentiles of the last successful answers of a model."""
-        seen = self._latencies[model]
-        if len(seen) < 2:
-            return LatencyInfo(count=len(seen), p50=next(iter(seen), None))
-        cuts = quantiles(seen, n=20, method="inclusive")
-        return LatencyInfo(count=len(seen), p50=round(cuts[9]), p95=round(cuts[18]))
+        seen, today = self._latencies[model], utc_today()
+        of_today = _percentiles([ms for day, ms in seen if day == today])
+        return LatencyInfo(**dict(_percentiles([ms for _, ms in seen])), today=of_today)
 
     async def close(self) -> None:
         """Stop what still runs; its entries are marked as interrupted at the next start."""
@@ -350,8 +353,10 @@ class Shotgun:
             caller.get().charge(cost_of(outcome))
             stored: Stored | None = None
             if isinstance(outcome, Succeeded):
-                self._latencies[model].append(outcome.latency_ms)
+                self._latencies[model].append((utc_today(), outcome.latency_ms))
                 outcome, stored = await self._keep(flight.request_id, model, outcome, plan)
+        if isinstance(outcome, Failed):
+            self._recent_errors.note_failure(model, outcome.code)
         await flight.land(model, outcome, stored)
         places.landed(model)
 
@@ -428,6 +433,18 @@ class Shotgun:
         except Exception:  # noqa: BLE001  # the cut-out is worth the same without it
             _log.exception("print_check_failed", extra={"model": model})
             return None
+
+
+def _latencies() -> deque[tuple[date, int]]:
+    """Day (UTC) and milliseconds of a model's last answers."""
+    return deque(maxlen=_LATENCIES_KEPT)
+
+
+def _percentiles(seen_ms: list[int]) -> Percentiles:
+    if len(seen_ms) < 2:
+        return Percentiles(count=len(seen_ms), p50=next(iter(seen_ms), None))
+    cuts = quantiles(seen_ms, n=20, method="inclusive")
+    return Percentiles(count=len(seen_ms), p50=round(cuts[9]), p95=round(cuts[18]))
 
 
 def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:

@@ -308,7 +308,7 @@ def test_a_preference_gives_way_to_what_is_asked_for_expressly(server: Server) -
     assert as_picture.headers["content-type"] == "image/png"
     as_stream = _post(server, PICTURE, data={"stream": "sse", **model}, headers=LATER)
     assert as_stream.text.startswith("event: accepted\n")
-    assert "preference-applied" not in as_stream.headers
+    assert as_stream.headers["preference-applied"] == "respond-async"  # nobody has to stay
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import zlib
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from services.workers import Workers
 from tests.conftest import artwork
 from tests.fakes import FakeRemover, unavailable
 from tests.services.test_results import opened
-from utils.clock import Deadline
+from utils.clock import Deadline, utc_today
 
 pytestmark = pytest.mark.anyio
 
@@ -237,3 +238,16 @@ async def test_a_cutout_that_keeps_nothing_or_everything_is_flagged(
     cutout = Cutout(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), level, np.uint8))
     stored = store_cutout(results, "shot", ModelId.LOCAL_ISNET, cutout)
     assert stored.flags == flags
+
+
+def test_latency_tells_todays_answers_apart_from_earlier_ones(tmp_path: Path) -> None:
+    gun = shotgun(tmp_path, FakeRemover(ModelId.LOCAL_ISNET))
+    today = utc_today()
+    yesterday = today - timedelta(days=1)
+    gun._latencies[ModelId.LOCAL_ISNET].extend(
+        [(yesterday, 900), (yesterday, 700), (today, 100), (today, 300)]
+    )
+    told = gun.latency(ModelId.LOCAL_ISNET)
+    assert (told.count, told.p50) == (4, 500)
+    assert (told.today.count, told.today.p50) == (2, 200)
+    assert told.today.p95 == 290
