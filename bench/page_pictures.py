@@ -39,8 +39,8 @@ def photograph(page: Page, target: Path, *, width: int, height: int) -> None:
     """What is seen from the top, as a WebP of that width."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(500)
-    shot = Image.open(io.BytesIO(page.screenshot(full_page=True)))
-    shot = shot.convert("RGB").crop((0, 0, shot.width, min(height, shot.height)))
+    whole = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    shot = whole.convert("RGB").crop((0, 0, whole.width, min(height, whole.height)))
     small = shot.resize((width, round(width * shot.height / shot.width)), Image.Resampling.LANCZOS)
     small.save(target, "WEBP", quality=82, method=6)
     print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
