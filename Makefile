@@ -36,7 +36,7 @@ sdl: setup
 	@bash scripts/validate_sdl.sh
 
 bench: setup
-	@for each in knockout png upscale isnet local_models edges triage ranking print_check providers soak shots; do $(PY) -m bench.$$each || exit 1; done
+	@for each in knockout png upscale isnet local_models edges triage ranking print_check renderings providers soak shots; do $(PY) -m bench.$$each || exit 1; done
 
 proof: setup
 	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)

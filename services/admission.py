@@ -8,7 +8,8 @@ may fill it up to its part, a lone key all of it. Where the line is full of a ke
 its part, another key's request takes the place of that key's youngest, which is refused.
 
 **Memory.** A request that does not fit now waits for its bytes as it does for a place. Smaller ones
-go ahead of it meanwhile, `MAX_OVERTAKES` times; then nobody does until it fits.
+go ahead of it meanwhile, `MAX_OVERTAKES` times; then nobody does until it fits. Whoever needs less
+than before gives the rest back while it goes on.
 """
 
 import asyncio
@@ -41,6 +42,20 @@ class _Waiter:
     needs_bytes: int
     called: asyncio.Future[None]
     overtaken: int = 0
+
+
+class Seat:
+    """What one request holds inside."""
+
+    def __init__(self, budget: Budget, held_bytes: int) -> None:
+        self._budget = budget
+        self.held_bytes = held_bytes
+
+    def keep(self, still_bytes: int) -> None:
+        """Give back what is held beyond that; never takes more."""
+        freed = self.held_bytes - min(still_bytes, self.held_bytes)
+        self.held_bytes -= freed
+        self._budget.give_back(freed)
 
 
 class Gate:
@@ -83,8 +98,8 @@ class Gate:
             raise self._overloaded(key_id.get())
 
     @asynccontextmanager
-    async def slot(self, deadline: Deadline, *, needs_bytes: int = 0) -> AsyncIterator[None]:
-        """Hold a place inside and `needs_bytes` of the budget.
+    async def slot(self, deadline: Deadline, *, needs_bytes: int = 0) -> AsyncIterator[Seat]:
+        """Hold a place inside and `needs_bytes` of the budget, or what the seat keeps of them.
 
         Raises:
             InsufficientMemory: more than the whole budget is needed.
@@ -94,11 +109,12 @@ class Gate:
         key = key_id.get()
         await self._enter(_Waiter(key, needs_bytes, _future()), deadline)
         entered_at = self._now()
+        seat = Seat(self.budget, needs_bytes)
         try:
-            yield
+            yield seat
         finally:
             self._jobs_s.append(self._now() - entered_at)
-            self._leave(key, needs_bytes)
+            self._leave(key, seat.held_bytes)
 
     # --- the door
 
@@ -221,7 +237,7 @@ class Gate:
     def _too_large(self, needs_bytes: int) -> InsufficientMemory:
         limit = self.budget.limit_bytes or 0
         return InsufficientMemory(
-            f"Removing the background of this picture takes about {-(-needs_bytes // _MIB)} MiB; "
+            f"Working on this picture takes about {-(-needs_bytes // _MIB)} MiB; "
             f"{limit // _MIB} MiB are there for pictures.",
             limit=limit,
             actual=needs_bytes,

@@ -57,20 +57,28 @@ def appetite(
     return next(fitting, asked[-1])
 
 
-def _peak(header: Header, models: Collection[ModelId], at_once: int) -> int:
-    """The decoded picture stays; the reader is gone before the models begin."""
+def still_needed(header: Header, models: Collection[ModelId], *, at_once: int) -> int:
+    """Bytes at the peak of what is left to do, once the picture is read: these models' work."""
     pixels, alpha = header.pixels, header.may_have_alpha
-    picture = pixels * (3 + alpha)
     works = sorted((_work(model, pixels, alpha=alpha) for model in models), reverse=True)
     sent = sum(min(_SENT * pixels, _MOST_SENT) for model in models if model in PAID)
-    working = picture + round(sum(works[:at_once])) + sent
-    return max(_reading(header, picture), working) + _ANY_SHOT
+    return _picture(header) + round(sum(works[:at_once])) + sent + _ANY_SHOT
 
 
-def _reading(header: Header, picture: int) -> int:
+def _peak(header: Header, models: Collection[ModelId], at_once: int) -> int:
+    """The decoded picture stays; the reader is gone before the models begin."""
+    working = still_needed(header, models, at_once=at_once)
+    return max(_reading(header) + _ANY_SHOT, working)
+
+
+def _picture(header: Header) -> int:
+    return header.pixels * (3 + header.may_have_alpha)
+
+
+def _reading(header: Header) -> int:
     """A progressive JPEG's coefficients are gone before the picture is copied out of the reader."""
     held = header.held_bytes if header.format == "JPEG" else 0
-    return header.pixels * _READER.get(header.format, _UNKNOWN_READER) + max(held, picture)
+    return header.pixels * _READER.get(header.format, _UNKNOWN_READER) + max(held, _picture(header))
 
 
 def _work(model: ModelId, pixels: int, *, alpha: bool) -> float:

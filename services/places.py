@@ -5,8 +5,10 @@ waits for its provider or for its network holds nothing of that size and needs n
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from models.schemas import ModelId
 
 
 class Place:
@@ -31,10 +33,11 @@ class Place:
 
 
 class Places:
-    """The places of one shot."""
+    """The places of one shot; `landed` is to be told of each model that holds nothing any more."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, landed: Callable[[ModelId], None]) -> None:
         self._free = asyncio.Semaphore(count)
+        self.landed = landed
 
     @contextmanager
     def one(self) -> Iterator[Place]:

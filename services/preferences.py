@@ -101,7 +101,7 @@ class Preferences:
         """Take down a pick; whether it is new.
 
         Raises:
-            NotPickable: the model has no cut-out in this shot.
+            NotPickable: the model has no cut-out in this shot, or it is a rendering.
             InvalidParameter: what was shown cannot be.
             PicksUnavailable: it cannot be written, and PICKS_ON_FAILURE is `refuse`.
         """
@@ -342,6 +342,11 @@ async def _for_ever(work: Callable[[], Awaitable[None]], *, every_s: float) -> N
 
 def _shown(record: ShotRecord, asked: PreferenceParameters) -> list[ResultEntry]:
     """The candidates in the order shown; raises NotPickable or InvalidParameter."""
+    if record.rendered_from is not None:  # a candidate that was up against nobody
+        raise NotPickable(
+            f"{record.request_id} is a rendering; it says nothing about the models.",
+            hint=f"Pick from its shot: {record.rendered_from.first}.",
+        )
     landed = {each.model: each for each in record.results if each.status == "succeeded"}
     if asked.model not in landed:
         entry = next((each for each in record.results if each.model == asked.model), None)

@@ -38,8 +38,8 @@ from models.schemas import (
 )
 from services import modes
 from services.access import caller
-from services.admission import Gate
-from services.appetite import Appetite, appetite
+from services.admission import Gate, Seat
+from services.appetite import Appetite, appetite, still_needed
 from services.budgets import Budgets
 from services.edge_modes import EdgeFinish
 from services.flight import Flight, require_success
@@ -161,7 +161,7 @@ class Shotgun:
             header = await self._workers.pixels(inspect, source, max_pixels=self._max_pixels)
             takes = self._appetite(header, plan)
             slot = self._gate.slot(plan.deadline, needs_bytes=takes.bytes)
-            await stack.enter_async_context(slot)
+            seat = await stack.enter_async_context(slot)
             stack.push_async_callback(self._workers.settle)
             image = await self._workers.pixels(read, source, header)
             caller.get().take_shot()
@@ -179,7 +179,7 @@ class Shotgun:
             if plan.on_created is not None:
                 await plan.on_created(shot.request_id)
             flight = Flight(shot, plan.policy, plan.deadline)
-            places = Places(takes.at_once)
+            places = Places(takes.at_once, self._diminishing(seat, header, plan, takes))
             work = self._spawn(self._work(flight, image, plan, places, stack.pop_all()))
             flight.is_carried_by(work)
         return flight
@@ -353,6 +353,23 @@ class Shotgun:
                 self._latencies[model].append(outcome.latency_ms)
                 outcome, stored = await self._keep(flight.request_id, model, outcome, plan)
         await flight.land(model, outcome, stored)
+        places.landed(model)
+
+    def _diminishing(
+        self, seat: Seat, header: Header, plan: Plan, takes: Appetite
+    ) -> Callable[[ModelId], None]:
+        """What gives memory back as models land: a shot may wait long for the last of them.
+
+        While the pool works on what was abandoned, nobody can say whose memory that takes.
+        """
+        left = set(plan.models)
+
+        def landed(model: ModelId) -> None:
+            left.discard(model)
+            if not self._workers.abandoned:
+                seat.keep(still_needed(header, left, at_once=takes.at_once))
+
+        return landed
 
     def _appetite(self, header: Header, plan: Plan) -> Appetite:
         models = set(plan.models)

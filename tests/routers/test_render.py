@@ -148,6 +148,19 @@ def test_a_rendering_is_a_result_of_its_own_for_nothing(server: Server) -> None:
         assert own.client.get(f"/results/{shot}").json() == before
 
 
+def test_a_pick_belongs_to_the_shot_not_to_its_rendering(server: Server) -> None:
+    shot = shoot(server)
+    rendered = render(server, render(server, shot)["request_id"])["request_id"]
+    body = problem(
+        server.client.post("/preferences", json={"request_id": rendered, "model": ISNET}),
+        409,
+        "not_pickable",
+    )
+    assert shot in str(body["hint"])
+    picked = server.client.post("/preferences", json={"request_id": shot, "model": ISNET})
+    assert picked.status_code == 201
+
+
 def test_without_a_model_the_recommended_is_rendered(server: Server) -> None:
     shot = shoot(server, models=f"{BIREFNET},{ISNET}")
     record = render(server, shot)

@@ -185,6 +185,21 @@ async def test_when_the_one_nobody_may_overtake_leaves_the_others_go_on() -> Non
         assert full.came[-1] == f"b{MAX_OVERTAKES}"
 
 
+async def test_who_needs_less_than_before_lets_the_next_one_in_and_takes_nothing_back() -> None:
+    gate = Gate(running_limit=2, queue_limit=2, budget=Budget(100))
+    async with gate.slot(Deadline.after(5), needs_bytes=70) as seat:
+        other = asyncio.create_task(gate.slot(Deadline.after(5), needs_bytes=60).__aenter__())
+        await House.quiet()
+        seat.keep(41)
+        await House.quiet()
+        assert not other.done()
+        seat.keep(40)
+        seat.keep(70)
+        assert (await other).held_bytes == 60
+        assert (seat.held_bytes, gate.budget.reserved_bytes) == (40, 100)
+    assert gate.budget.reserved_bytes == 60
+
+
 @pytest.mark.parametrize("how", ["ends", "raises", "cancelled inside", "cancelled in line", "late"])
 async def test_whatever_way_one_leaves_its_place_and_bytes_are_free_again(how: str) -> None:
     gate = Gate(running_limit=1, queue_limit=2, budget=Budget(100))

@@ -4,13 +4,18 @@ import asyncio
 
 import pytest
 
+from models.schemas import ModelId
 from services.places import Place, Places
 
 pytestmark = pytest.mark.anyio
 
 
+def _nobody_asks(_: ModelId) -> None:
+    pass
+
+
 async def test_no_more_than_the_count_have_a_place_at_once() -> None:
-    places, inside, most = Places(2), 0, 0
+    places, inside, most = Places(2, _nobody_asks), 0, 0
 
     async def model() -> None:
         nonlocal inside, most
@@ -27,7 +32,7 @@ async def test_no_more_than_the_count_have_a_place_at_once() -> None:
 
 
 async def test_a_place_left_early_is_the_next_ones_and_can_be_taken_again() -> None:
-    places = Places(1)
+    places = Places(1, _nobody_asks)
     with places.one() as first, places.one() as second:
         await first.take()
         waiting = asyncio.create_task(second.take())

@@ -118,6 +118,27 @@ async def test_the_memory_is_kept_until_the_pool_is_done_with_what_timed_out(
     assert (gun._gate.running, gun._gate.budget.reserved_bytes) == (0, 0)
 
 
+async def test_a_shot_that_waits_for_its_last_model_lets_others_have_the_memory(
+    tmp_path: Path,
+) -> None:
+    """As those of BiRefNet do, one at a time, for minutes."""
+    models = tuple(ModelId)[:5]
+    last = FakeRemover(models[-1], held=True)
+    gun = shotgun(tmp_path, *map(FakeRemover, models[:-1]), last)
+    header = inspect(picture(tmp_path))
+    whole, others = (gun._appetite(header, plan(*each)).bytes for each in (models, models[:-1]))
+    gun._gate.budget.limit_bytes = whole + others - 1
+    waiting = await gun.begin(picture(tmp_path), plan(*models))
+    assert gun._gate.budget.reserved_bytes == whole
+    other = await gun.fire(picture(tmp_path), plan(*models[:-1]))
+    assert {entry.status for entry in other.results} == {"succeeded"}
+    assert 0 < gun._gate.budget.reserved_bytes < whole, "what the last model will take"
+    last.release()
+    await waiting.answer()
+    await asyncio.gather(*gun._running)
+    assert (gun._gate.running, gun._gate.budget.reserved_bytes) == (0, 0)
+
+
 async def test_with_one_place_a_cutout_is_stored_before_the_next_is_made(tmp_path: Path) -> None:
     stored: list[int] = []
     removers = [Cutting(model, tmp_path, stored) for model in list(ModelId)[:4]]
