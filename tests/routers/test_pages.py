@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from config import AccessSettings
+from models.errors import FailureCode
+from models.images import Edge, Flag
+from models.outcomes import SkipReason
+from models.print_check import CheckId, Preset
+from models.schemas import MAX_SCALE, ModelId
 from routers.pages import FILES, WEB, policy
+from services.print_colours import GARMENTS
+from services.print_size import preset_width_in
 from tests.conftest import Server, serving
 
 KEYS = {"shop": "a-key-of-the-shop-01"}
@@ -103,3 +110,22 @@ def test_what_is_not_a_page_still_wants_a_key(server: Server) -> None:
 def test_only_origins_may_be_named_as_frames(wrong: str) -> None:
     with pytest.raises(ValueError, match="not an origin"):
         AccessSettings(_env_file=None, page_embedded_by=wrong)
+
+
+def test_what_the_page_knows_by_heart_is_what_the_service_says() -> None:
+    words = (WEB / "js" / "words.js").read_text()
+    inches = re.findall(r'^  (\w+): \["[^"]+", ([\d.]+)\],$', words, re.MULTILINE)
+    assert {name: float(value) for name, value in inches} == {
+        preset.value: preset_width_in(preset) for preset in Preset
+    }
+    shirts = re.findall(
+        r'^  (\w+): "#(\w{6})",$', (WEB / "js" / "shirt.js").read_text(), re.MULTILINE
+    )
+    assert len(shirts) > 5
+    for name, colour in shirts:
+        assert tuple(bytes.fromhex(colour)) == GARMENTS[name], name
+    assert f"MOST_TIMES = {MAX_SCALE};" in (WEB / "js" / "print.js").read_text()
+    for known in (*ModelId, *FailureCode, *SkipReason, *Flag, *CheckId):
+        assert re.search(rf'^  "?{re.escape(known.value)}"?: ', words, re.MULTILINE), known
+    for edge in Edge:
+        assert re.search(rf"^  {edge.value}: \[", words, re.MULTILINE)

@@ -97,7 +97,8 @@ def test_a_session_in_the_address_is_taken_out_of_it_and_does_the_whole_way(
 def test_after_a_reload_links_open_what_was_made_and_nothing_more(
     shop: Shop, open_page: Opener
 ) -> None:
-    page = open_page(f"{shop.server.url}/#session={shop.session()}", expected=("401",))
+    token = shop.session()
+    page = open_page(f"{shop.server.url}/#session={token}", expected=("401",))
     send(page)
     await_all(page)
     assert re.search(r"#shot=[0-9a-f]{32}\.[\w-]{20,}$", page.url), page.url
@@ -107,9 +108,11 @@ def test_after_a_reload_links_open_what_was_made_and_nothing_more(
     expect(page.locator("#door")).to_be_hidden()
     tile(page, ISNET).get_by_role("button", name="Pick").click()
     expect(page.locator("#door")).to_be_visible()  # a pick wants a session again
-    page.evaluate(f"() => {{ location.hash += '&session={shop.session(ttl_s=60)}'; }}")
-    other = shop.server.client.get("/preferences/export", headers={"X-API-Key": KEY})
-    assert other.status_code == 200
+    page.evaluate(f"() => {{ location.hash += '&session={token}'; }}")  # the shop's page knows it
+    expect(page.locator("#print")).to_be_visible()
+    expect(page.locator("#trouble")).to_be_hidden()
+    exported = shop.server.client.get("/preferences/export", headers={"X-API-Key": KEY})
+    assert re.findall("shot=([0-9a-f]{32})", page.url)[0] in exported.text
     expect(page.locator("#door")).to_be_hidden()
 
 

@@ -144,6 +144,7 @@ def test_what_is_no_picture_is_said_and_can_be_mended(server: Server, open_page:
     expect(page.locator("#drop")).to_be_visible()
     send(page)
     expect(page.locator("#trouble")).to_be_hidden()
+    await_all(page)  # a shot that went on would take the next test's fault
 
 
 def test_a_provider_that_fails_says_why_and_is_tried_again_alone(
@@ -289,7 +290,10 @@ def test_the_brush_brings_back_and_rubs_out_and_takes_it_back(
     await_check(page)
     after = alpha(server, page, KNOCKOUT)
     height, width = after.shape
-    at = lambda x, y: (int(y * height), int(x * width))  # noqa: E731
+
+    def at(x: float, y: float) -> tuple[int, int]:
+        return int(y * height), int(x * width)
+
     assert (before[at(0.1, 0.04)], after[at(0.1, 0.04)]) == (0, 255)
     assert (before[at(0.5, 0.5)], after[at(0.5, 0.5)]) == (255, 0)
     assert before[at(0.3, 0.5)] == after[at(0.3, 0.5)] == 255

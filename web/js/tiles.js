@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 import { layer, stageOf } from "./view.js";
 import { dollars, flagOf, nameOf, seconds, whyNot } from "./words.js";
 
-const PREVIEW = 512;
+const PREVIEW = devicePixelRatio > 1.25 ? 512 : 320; // a tile is some 250 wide
 const LARGE = 2048;
 
 const badge = (kind, words) => el("span", { class: `badge ${kind}` }, words);
@@ -19,7 +19,7 @@ function badges(entry, { recommended, picked }) {
 }
 
 const facts = (entry) =>
-  el("p", { class: "facts small soft number" }, [seconds(entry.latency_ms), dollars(entry.cost_usd)].filter(Boolean).join(" · "));
+  el("p", { class: "facts small soft number", elementtiming: `${entry.model} facts` }, [seconds(entry.latency_ms), dollars(entry.cost_usd)].filter(Boolean).join(" · "));
 
 export class Tiles {
   #place;
@@ -65,14 +65,13 @@ export class Tiles {
   #landed(tile, entry, standing, overlay) {
     const name = nameOf(entry.model);
     const wishes = { overlay: overlay ? 1 : null };
-    const image = tile.stage.querySelector("img") ?? el("img", { class: "cut", decoding: "async" });
+    const image = tile.stage.querySelector("img") ?? el("img", { class: "cut", elementtiming: entry.model });
     const src = picture(entry, { ...wishes, preview: PREVIEW });
     if (image.dataset.small !== src) {
       image.alt = overlay ? `Cut-out by ${name}, its soft edges in red` : `Cut-out by ${name}`;
       image.dataset.small = src;
       image.dataset.large = picture(entry, { ...wishes, preview: LARGE });
       image.src = src;
-      performance.mark(`painting ${entry.model}`);
     }
     if (!image.isConnected) tile.stage.replaceChildren(layer(image));
     this.#view.sharpen();
