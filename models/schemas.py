@@ -229,6 +229,11 @@ class RenderParameters(SizeParameters):
         "recommended", description="Whose cut-out of the shot is rendered."
     )
     garment: Annotated[Garment | None, GARMENT_FIELD] = None
+    snap_white: bool = Field(
+        default=False,
+        description="Make almost white (from 250 in every channel) pure white, on which no "
+        "coloured ink is laid.",
+    )
 
 
 class RenderedFrom(BaseModel):

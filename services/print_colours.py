@@ -53,13 +53,19 @@ class Contrast:
     lost_share: float
 
 
+def snap_white(rgb: Pixels) -> None:
+    """Make what is meant to be white white, in place; every other colour stays as it is."""
+    for top in range(0, len(rgb), _STRIP_ROWS):
+        strip = rgb[top : top + _STRIP_ROWS]
+        strip[_darkest(strip) >= NEAR_WHITE] = 255
+
+
 def near_white_percent(rgb: Pixels, alpha: Pixels | None) -> float:
     """How much of what is visible is almost white and not white, in percent."""
     almost = visible = 0
     for top in range(0, len(rgb), _STRIP_ROWS):
         rows = slice(top, top + _STRIP_ROWS)
-        red, green, blue = (rgb[rows, :, channel] for channel in range(3))
-        least = np.minimum(np.minimum(red, green), blue)
+        least = _darkest(rgb[rows])
         white = least >= NEAR_WHITE
         if alpha is not None:
             seen = alpha[rows] > GHOST
@@ -71,6 +77,12 @@ def near_white_percent(rgb: Pixels, alpha: Pixels | None) -> float:
             white &= least < 255
             almost += int(np.count_nonzero(white))
     return 100 * almost / max(visible, 1)
+
+
+def _darkest(rgb: Pixels) -> Pixels:
+    red, green, blue = (rgb[..., channel] for channel in range(3))
+    least: Pixels = np.minimum(np.minimum(red, green), blue)
+    return least
 
 
 def contrast_at_edge(rgb: Pixels, alpha: Pixels, garment: str, *, least: float) -> Contrast:

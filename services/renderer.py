@@ -47,6 +47,7 @@ from services.brush import (
 from services.edge_modes import EdgeFinish, finish_of
 from services.intake import inspect, read
 from services.print_check import Art, Wish, check_print
+from services.print_colours import snap_white
 from services.print_size import size_for
 from services.records import Stored, entry_from, store_cutout, visible_box
 from services.results import ResultStore
@@ -304,7 +305,7 @@ def _check_shape(name: str, mask: Header, picture: Header) -> None:
 
 
 def _painted(work: _Work) -> tuple[Cutout, Painted]:
-    """The cut-out with the brush applied. Blocks."""
+    """The cut-out with the brush applied, and its white made pure. Blocks."""
     brush = _brush(work)
     image = read(work.cutout, work.header)
     cutout = Cutout(
@@ -314,7 +315,10 @@ def _painted(work: _Work) -> tuple[Cutout, Painted]:
         sandbox=bool(work.entry.sandbox),
     )
     original = None if work.original is None else read(*work.original)
-    return cutout, paint(cutout, brush, original)
+    painted = paint(cutout, brush, original)
+    if work.asked.snap_white:
+        snap_white(cutout.rgb)
+    return cutout, painted
 
 
 def _alpha_of(image: SourceImage) -> Pixels:

@@ -100,6 +100,26 @@ def test_a_photograph_comes_back_as_the_customer_sent_it(server: Server) -> None
     assert np.array_equal(cutout(server, record["request_id"])[..., :3], original(photo))
 
 
+def test_almost_white_becomes_white_and_nothing_else_changes(server: Server) -> None:
+    almost = np.full((HEIGHT, WIDTH, 3), (250, 251, 254), np.uint8)
+    almost[10:20, :, 1] = 249  # one channel below: a colour
+    almost[20:30] = (17, 34, 51)
+    shot = shoot(server, png_bytes(almost))
+    before = render(server, shot, width_in=0.2)["results"][0]["print_check"]
+    assert {"near_white": "warn"}.items() <= _severities(before).items()
+    record = render(server, shot, snap_white=True, width_in=0.2)
+    left = (ALL, slice(0, WIDTH // 2))  # what the stand-in keeps
+    after = cutout(server, record["request_id"])[left][..., :3]
+    expected = almost[left].copy()
+    expected[:10] = expected[30:] = 255
+    assert np.array_equal(after, expected)
+    assert _severities(record["results"][0]["print_check"])["near_white"] == "pass"
+
+
+def _severities(check: dict[str, Any]) -> dict[str, str]:
+    return {each["id"]: each["severity"] for each in check["checks"]}
+
+
 def test_erase_clears_and_leaves_everything_else(server: Server) -> None:
     shot = shoot(server)
     record = render(server, shot, erase=mask(slice(5, 9), slice(3, 11)))

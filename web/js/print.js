@@ -31,12 +31,14 @@ const FIXES = {
   "edge=hard": (form) => ["Cut the edge hard", () => form.setEdge("hard")],
   "edge=halftone": (form) => ["Turn it into dots", () => form.setEdge("halftone")],
   trim: () => ["Cut the margin away", () => { byId("trim").checked = true; }],
+  snap_white: (form) => ["Make white pure white", () => form.snapWhite()],
 };
 
 class SizeForm {
   #width = 1; // of the cut-out, in pixels
   #height = 1;
   #box = null;
+  #snapsWhite = false;
 
   constructor(onChange) {
     byId("preset").replaceChildren(...options(PRESETS, ([name, inches]) => `${name} (${inches} in)`), el("option", { value: OWN }, "A size of my own"));
@@ -63,6 +65,7 @@ class SizeForm {
       byId("preset").value = OWN;
     }
     byId("edge").value = wishes.edge ?? "print";
+    this.#snapsWhite = wishes.snap_white ?? false;
     this.#tell();
   }
 
@@ -82,8 +85,13 @@ class SizeForm {
 
   setEdge(edge) { byId("edge").value = edge; this.#change(); }
 
+  snapWhite() { this.#snapsWhite = true; this.#change(); }
+
   wishes() {
-    return { width_in: this.width, dpi: DPI, edge: byId("edge").value, trim: byId("trim").checked };
+    return {
+      width_in: this.width, dpi: DPI, edge: byId("edge").value, trim: byId("trim").checked,
+      snap_white: this.#snapsWhite,
+    };
   }
 
   #changed(onChange) {
