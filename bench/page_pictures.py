@@ -10,16 +10,28 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
 from bench.upscale_service import ROOT
 from sandbox.options import Options, Times
 from tests.conftest import DATA, Server, serving
 from tests.sandbox_thread import provider_settings, running_sandbox
 
-PHOTO = DATA / "anime-girl-1.jpg"
+ART = DATA / "art" / "daffodil_susan_park_01.png"
+GROUND = (191, 221, 238)  # sRGB
 ISNET = "local-isnet"
 _WIDE, _PHONE = 760, 390
+
+
+def picture() -> FilePayload:
+    """The artwork as a customer may have it: on a ground."""
+    with Image.open(ART) as opened:
+        art = opened.convert("RGBA")
+    whole = Image.new("RGBA", (art.width + 200, art.height + 120), (*GROUND, 255))
+    whole.alpha_composite(art, (100, 60))
+    packed = io.BytesIO()
+    whole.convert("RGB").save(packed, "PNG")
+    return {"name": "daffodil.png", "mimeType": "image/png", "buffer": packed.getvalue()}
 
 
 def opened(browser: Browser, server: Server, *, phone: bool = False) -> Page:
@@ -29,7 +41,7 @@ def opened(browser: Browser, server: Server, *, phone: bool = False) -> Page:
         reduced_motion="reduce",
     )
     page.goto(f"{server.url}/")
-    page.locator("#file").set_input_files(PHOTO)
+    page.locator("#file").set_input_files(picture())
     expect(page.locator("#pick")).to_be_visible(timeout=20_000)
     expect(page.locator(".tile[data-status=pending]")).to_have_count(0, timeout=90_000)
     return page

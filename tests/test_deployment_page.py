@@ -174,7 +174,7 @@ def test_what_is_to_be_filled_in_is_explained() -> None:
 
 
 def test_the_first_commands_name_what_is_to_be_filled_in(tmp_path: Path) -> None:
-    for name in ("config.py", "deploy.yaml", "models", "scripts"):
+    for name in ("config.py", "deploy.yaml", "models", "scripts", "utils"):
         (tmp_path / name).symlink_to(ROOT / name)
     commands = block(section("What is asked of Akash"), "scripts.sdl")
     done = subprocess.run(
