@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.documents import blocks
+from tests.ports import unused_port
 
 PLAIN = next(
     block
@@ -26,8 +26,7 @@ PLAIN = next(
 def test_the_plain_way_works_in_a_fresh_copy(tmp_path: Path) -> None:
     """venv, pip install, cp .env.example, uvicorn --reload: as written, on another port."""
     copy = _fresh_copy(tmp_path / "clone")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = unused_port()
     commands = PLAIN.replace("python -m venv", f"{sys.executable} -m venv")
     commands = commands.replace("uvicorn", "exec uvicorn").replace("8000", str(port))
     environment = {**os.environ, "TEMP_DIR": str(tmp_path / "temp")}

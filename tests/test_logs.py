@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,13 @@ from pathlib import Path
 import httpx
 
 from tests.conftest import ROOT, artwork
+from tests.ports import unused_port
 
 SECRETS = ("s3cret-runware", "s3cret-kie", "grandma-birthday", "token=s3cret-url")
 
 
 def test_a_log_has_the_facts_and_none_of_the_secrets(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = unused_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "main:app", "--port", str(port)],
         cwd=ROOT,

@@ -6,7 +6,6 @@ a shot is in test_providers.py.
 
 import asyncio
 import json
-import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ import pytest
 
 from models.errors import FailureCode, RemoverError
 from services.kie_client import Account, Finished, KieClient, Pace
+from tests.ports import unused_port
 from utils.clock import Deadline
 
 pytestmark = pytest.mark.anyio
@@ -252,12 +252,6 @@ def own_tasks() -> list["asyncio.Task[Any]"]:
     return [each for each in asyncio.all_tasks() if "KieClient." in str(each.get_coro())]
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 # --- what is sent
 
 
@@ -468,7 +462,7 @@ async def test_a_task_that_certainly_did_not_leave_is_sent_again() -> None:
 
 
 async def test_a_task_that_never_left_costs_nothing() -> None:
-    async with shop(api_url=f"http://127.0.0.1:{closed_port()}") as customer:
+    async with shop(api_url=f"http://127.0.0.1:{unused_port()}") as customer:
         assert await customer.failure() == UNREACHABLE
         assert customer.settled.all == FREE
 
@@ -688,8 +682,8 @@ def test_a_pace_scales_its_waits_and_not_its_limits() -> None:
 
 
 async def test_no_environment_proxy_sees_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
-    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{unused_port()}")
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{unused_port()}")
     async with shop() as customer:
         assert httpx.URL(customer.office.url).host == "127.0.0.1"
         assert await customer.remove() == Finished(TASK, RESULT)

@@ -5,7 +5,6 @@ ledger lists it once, and the day's budget counts it.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import httpx
 
 from sandbox.opening import Sandbox
 from tests.conftest import ROOT, artwork
+from tests.ports import unused_port
 from tests.sandbox_thread import running_sandbox
 
 PAID = ("runware-rmbg-2.0", "runware-birefnet-portrait", "kie-recraft")
@@ -31,8 +31,7 @@ DAY = Decimal("0.08")  # three shots, and of a fourth the two cheaper models
 @contextmanager
 def process(sandbox: Sandbox, temp_dir: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """`uvicorn main:app` in a process of its own, with that sandbox as its providers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = unused_port()
     hosts = [each.partition("://")[2] for each in (sandbox.runware_files, sandbox.kie_files)]
     environment = {
         **os.environ,

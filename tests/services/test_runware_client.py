@@ -7,7 +7,6 @@ does to an answer is in test_providers.py.
 import asyncio
 import json
 import secrets
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from models.errors import FailureCode, RemoverError
 from services.runware_client import Pace, RunwareClient, new_task_id
 from services.runware_protocol import Done
+from tests.ports import unused_port
 from utils.clock import Deadline
 
 pytestmark = pytest.mark.anyio
@@ -506,8 +506,7 @@ async def test_closing_does_not_wait_for_a_line_that_takes_nothing_in() -> None:
 
 
 async def test_nobody_there_is_said_after_three_attempts_and_costs_nothing() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = unused_port()
     async with shop(f"ws://127.0.0.1:{port}") as customer:
         task_id = new_task_id()
         assert await customer.failure(task_id) == UNREACHABLE
