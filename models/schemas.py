@@ -412,7 +412,6 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     version: str
     uptime_s: float
-    keys_required: bool = Field(description="Whether callers must show a key or a session.")
 
 
 class Readiness(BaseModel):

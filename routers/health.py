@@ -16,11 +16,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/health")
 async def health(services: ServicesDep) -> Health:
     """The process is alive; nothing else is looked at."""
-    return Health(
-        version=services.version,
-        uptime_s=services.uptime_s(),
-        keys_required=services.access.required,
-    )
+    return Health(version=services.version, uptime_s=services.uptime_s())
 
 
 @router.get("/ready", responses={503: {"model": Readiness, "description": "No model is ready"}})

@@ -49,25 +49,27 @@ def appetite(
     refused at the gate.
     """
     models_at_once = range(max(1, min(at_most, len(models))), 0, -1)
-    checking = _CHECKING if checked else 0
     asked = [
-        Appetite(_peak(header, models, count) + count * checking, count) for count in models_at_once
+        Appetite(_peak(header, models, count, checked=checked), count) for count in models_at_once
     ]
     fitting = (each for each in asked if budget_bytes is None or each.bytes <= budget_bytes)
     return next(fitting, asked[-1])
 
 
-def still_needed(header: Header, models: Collection[ModelId], *, at_once: int) -> int:
+def still_needed(
+    header: Header, models: Collection[ModelId], *, at_once: int, checked: bool = False
+) -> int:
     """Bytes at the peak of what is left to do, once the picture is read: these models' work."""
     pixels, alpha = header.pixels, header.may_have_alpha
     works = sorted((_work(model, pixels, alpha=alpha) for model in models), reverse=True)
     sent = sum(min(_SENT * pixels, _MOST_SENT) for model in models if model in PAID)
-    return _picture(header) + round(sum(works[:at_once])) + sent + _ANY_SHOT
+    checks = len(works[:at_once]) * _CHECKING if checked else 0
+    return _picture(header) + round(sum(works[:at_once])) + sent + checks + _ANY_SHOT
 
 
-def _peak(header: Header, models: Collection[ModelId], at_once: int) -> int:
+def _peak(header: Header, models: Collection[ModelId], at_once: int, *, checked: bool) -> int:
     """The decoded picture stays; the reader is gone before the models begin."""
-    working = still_needed(header, models, at_once=at_once)
+    working = still_needed(header, models, at_once=at_once, checked=checked)
     return max(_reading(header) + _ANY_SHOT, working)
 
 

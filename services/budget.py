@@ -79,6 +79,11 @@ class Budget:
     def tell(self, when_freed: Callable[[], None]) -> None:
         self._told.append(when_freed)
 
+    @property
+    def free_bytes(self) -> int | None:
+        """What could be reserved now; None: as much as anybody likes."""
+        return None if self.limit_bytes is None else self.limit_bytes - self.reserved_bytes
+
     def could_ever_hold(self, size: int) -> bool:
         return self.limit_bytes is None or size <= self.limit_bytes
 

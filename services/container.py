@@ -311,7 +311,7 @@ async def open_services(
             client_stall_s=settings.work.client_stall_s,
             public_base_url=settings.storage.public_base_url,
             removebg=_removebg(settings.removebg),
-            max_pixels=round(settings.inputs.max_megapixels * 1e6),
+            max_pixels=max_pixels,
             memory=shares,
             started_at=time.monotonic(),
         )

@@ -74,11 +74,10 @@ class Plan:
 
     `prints` is how its cut-outs are to be enlarged, if they are, and `edge` what becomes of their
     partial alpha before they are stored; `check` how they are to be printed, where that is to be
-    looked at; `max_cost_usd` what all of its
-    paid models may cost together, None where that is left to the budgets; `policy` which of the
-    models are asked when, and how many make an answer. `on_created` is told the shot's id once its
-    record is on disk; no model is asked before it has returned. `when_complete` is told of the
-    record when the last model has landed.
+    looked at; `max_cost_usd` what all of its paid models may cost together, None where that is left
+    to the budgets; `policy` which of the models are asked when, and how many make an answer.
+    `on_created` is told the shot's id once its record is on disk; no model is asked before it has
+    returned. `when_complete` is told of the record when the last model has landed.
     """
 
     models: tuple[ModelId, ...]
@@ -372,11 +371,15 @@ class Shotgun:
         def landed(model: ModelId) -> None:
             left.discard(model)
             if not self._workers.abandoned:
-                seat.keep(still_needed(header, left, at_once=takes.at_once))
+                needed = still_needed(
+                    header, left, at_once=takes.at_once, checked=plan.check is not None
+                )
+                seat.keep(needed)
 
         return landed
 
     def _appetite(self, header: Header, plan: Plan) -> Appetite:
+        """For fewer models at once rather than wait for what other shots hold."""
         models = set(plan.models)
         if plan.policy.may_add_knockout:
             models.add(ModelId.LOCAL_KNOCKOUT)
@@ -384,7 +387,7 @@ class Shotgun:
             header,
             [model for model in ModelId if model in models and not self._skip(model)],
             at_most=self._workers.width,
-            budget_bytes=self._gate.budget.limit_bytes,
+            budget_bytes=self._gate.budget.free_bytes,
             checked=plan.check is not None,
         )
 

@@ -93,6 +93,7 @@ class Entry(_Answer):
     sha256: str | None = None
     bbox: tuple[int, ...] | None = None
     edge_report: Mapping[str, Any] | None = field(default=None, hash=False)
+    print_check: Mapping[str, Any] | None = field(default=None, hash=False)
     latency_ms: int | None = None
     cost_usd: float = 0.0
     score: float | None = None

@@ -43,10 +43,10 @@ def shot(server: Server, headers: dict[str, str]) -> str:
     return str(answer.raise_for_status().json()["request_id"])
 
 
-def test_health_says_whether_keys_are_wanted(guarded: Server, tmp_path: Path) -> None:
-    assert guarded.client.get("/health").json()["keys_required"] is True
+def test_ready_says_whether_keys_are_wanted(guarded: Server, tmp_path: Path) -> None:
+    assert guarded.client.get("/ready").json()["keys_required"] is True
     with serving(tmp_path) as server:
-        assert server.client.get("/health").json()["keys_required"] is False
+        assert server.client.get("/ready").json()["keys_required"] is False
 
 
 @pytest.mark.parametrize(("prefer", "end"), [("respond-async", "succeeded"), ("", "failed")])

@@ -140,6 +140,23 @@ async def test_a_shot_that_waits_for_its_last_model_lets_others_have_the_memory(
     assert (gun._gate.running, gun._gate.budget.reserved_bytes) == (0, 0)
 
 
+async def test_beside_others_a_shot_takes_fewer_models_at_once_rather_than_wait(
+    tmp_path: Path,
+) -> None:
+    models = tuple(ModelId)[:5]
+    gun = shotgun(tmp_path, *map(FakeRemover, models))
+    header, budget = inspect(picture(tmp_path)), gun._gate.budget
+    alone = gun._appetite(header, plan(*models))
+    assert alone.at_once == 2
+    budget.limit_bytes = 2 * alone.bytes - 1
+    budget.reserve(alone.bytes)
+    beside = gun._appetite(header, plan(*models))
+    assert beside.at_once == 1
+    assert beside.bytes < alone.bytes
+    budget.give_back(alone.bytes)
+    assert gun._appetite(header, plan(*models)) == alone
+
+
 async def test_with_one_place_a_cutout_is_stored_before_the_next_is_made(tmp_path: Path) -> None:
     stored: list[int] = []
     removers = [Cutting(model, tmp_path, stored) for model in list(ModelId)[:4]]
