@@ -46,7 +46,7 @@ release: setup
 	@$(PY) -m scripts.release
 
 lock:
-	@for each in requirements requirements-dev requirements-sbom; do \
+	@for each in requirements requirements-dev requirements-sbom requirements-load; do \
 	  .venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    $(LOCK_FLAGS) -o $$each.txt $$each.in || exit 1; done
