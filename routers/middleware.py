@@ -1,5 +1,6 @@
 """What surrounds every request: its id, its time, its one log line, and an answer if all breaks."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -9,7 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from routers.problems import Kind, crashed, on_problem
+from routers.problems import Kind, crashed, on_problem, refused
+from services.draining import Drain
 from utils import logs
 from utils.clock import Stopwatch
 
@@ -43,6 +45,11 @@ class RequestFrame:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             answer.status = _CLOSED_BY_CLIENT
+        except asyncio.CancelledError:
+            if answer.status is not None:
+                raise
+            # the server ends, and this is its last moment to say so
+            await refused(_drain(scope).refusal())(scope, receive, answer)
         except Exception:
             _log.exception("crashed")
             if answer.status is not None:
@@ -50,6 +57,11 @@ class RequestFrame:
             await crashed()(scope, receive, answer)
         finally:
             answer.log(scope)
+
+
+def _drain(scope: Scope) -> Drain:
+    drain: Drain = scope["state"]["services"].drain
+    return drain
 
 
 def _note(scope: Scope, met: Kind) -> None:
@@ -86,6 +98,8 @@ class _Answer:
             headers["X-Request-ID"] = self._request_id
             headers.append("Server-Timing", f"total;dur={self._watch.ms()}")
             headers.update(self._scope.get("state", {}).get("answer_headers", {}))
+            if _drain(self._scope).draining:
+                headers["Connection"] = "close"
         elif message["type"] == "http.response.body":
             self._bytes += len(message.get("body", b""))
         await self._send(message)

@@ -24,6 +24,7 @@ from config import (
     Ben2Settings,
     LocalSettings,
     PrintSettings,
+    ProcessSettings,
     RemovebgSettings,
     Settings,
     StorageSettings,
@@ -57,6 +58,7 @@ from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
 from services.data_folder import DataFolder, open_data_folder
+from services.draining import Drain
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -81,6 +83,7 @@ from services.workers import Workers
 from utils import heap, memory
 from utils.kept_secret import kept_secret
 from utils.tracking import Journal
+from utils.watchdog import watching
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +120,7 @@ class Services:
     recent_errors: ErrorRing
     idempotency: Idempotency
     webhooks: Webhooks
+    drain: Drain
     uploads: Path
     data: DataFolder
     max_upload_bytes: int
@@ -143,8 +147,10 @@ class Services:
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
+        some = any(states[model].status is ModelStatus.READY for model in self.default_models)
         return Readiness(
-            ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            ready=some and not self.drain.draining,
+            draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
             memory=self._memory(),
@@ -274,6 +280,14 @@ async def open_services(
         proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
+        drain = Drain(
+            total_s=settings.process.drain_s,
+            notice_s=settings.process.drain_notice_s,
+            gates=(gate, printing_gate),
+            shotgun=shotgun,
+            webhooks=webhooks,
+        )
+        _attend(stack, drain, settings.process)
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -304,6 +318,7 @@ async def open_services(
             recent_errors=recent_errors,
             idempotency=idempotency,
             webhooks=webhooks,
+            drain=drain,
             uploads=uploads,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
@@ -315,6 +330,13 @@ async def open_services(
             memory=shares,
             started_at=time.monotonic(),
         )
+
+
+def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> None:
+    """From here on the loop is watched; when all is closed, what runs may end first."""
+    loop = asyncio.get_running_loop()
+    stack.enter_context(watching(loop, limit_s=settings.watchdog_s))
+    stack.push_async_callback(drain.finish)
 
 
 def _providers(

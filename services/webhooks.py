@@ -13,6 +13,7 @@ import random
 import secrets
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -90,6 +91,7 @@ class Webhooks:
         self._trust = ssl_context or public_trust()
         self._under_way: set[asyncio.Task[None]] = set()
         self._posting = asyncio.Semaphore(_AT_ONCE)
+        self._hurried = asyncio.Event()
 
     async def check(self, url: str | None) -> None:
         """Refuse what could never be posted, before anything is spent on the shot.
@@ -126,8 +128,14 @@ class Webhooks:
         """Wait until every delivery has arrived or been given up."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    def hurry(self) -> None:
+        """The service ends: what waits for its next try has that one at once, and no other."""
+        self._hurried.set()
+
     async def close(self) -> None:
         """Stop; what has not arrived by now never does."""
+        if self._under_way:
+            _log.error("webhooks_abandoned", extra={"count": len(self._under_way)})
         for task in self._under_way:
             task.cancel()
         await self.settled()
@@ -160,8 +168,10 @@ class Webhooks:
 
     async def _deliver(self, url: httpx.URL, event: _Event) -> None:
         for attempt in range(TRIES):
+            if attempt and self._hurried.is_set():
+                break
             if attempt:
-                await asyncio.sleep(self._wait_s(attempt))
+                await self._pause(attempt)
             async with self._posting:
                 verdict, why = await self._post(url, event)
             facts = {"webhook": event.id, "host": host_of(url), "attempt": attempt + 1, "why": why}
@@ -172,6 +182,11 @@ class Webhooks:
             if verdict is _Verdict.HOPELESS:
                 return
         _log.error("webhook_given_up", extra={"webhook": event.id, "host": host_of(url)})
+
+    async def _pause(self, attempt: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wait_s(attempt)):
+                await self._hurried.wait()
 
     def _wait_s(self, attempt: int) -> float:
         spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
