@@ -129,7 +129,7 @@ class Webhooks:
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def hurry(self) -> None:
-        """The service ends: what waits for its next try has that one at once, and no other."""
+        """The service ends: what has not arrived has its next try at once, and no other."""
         self._hurried.set()
 
     async def close(self) -> None:
@@ -168,10 +168,9 @@ class Webhooks:
 
     async def _deliver(self, url: httpx.URL, event: _Event) -> None:
         for attempt in range(TRIES):
-            if attempt and self._hurried.is_set():
-                break
             if attempt:
                 await self._pause(attempt)
+            is_last = self._hurried.is_set()
             async with self._posting:
                 verdict, why = await self._post(url, event)
             facts = {"webhook": event.id, "host": host_of(url), "attempt": attempt + 1, "why": why}
@@ -181,6 +180,8 @@ class Webhooks:
             _log.warning("webhook_not_taken", extra=facts)
             if verdict is _Verdict.HOPELESS:
                 return
+            if is_last:
+                break
         _log.error("webhook_given_up", extra={"webhook": event.id, "host": host_of(url)})
 
     async def _pause(self, attempt: int) -> None:
