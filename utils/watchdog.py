@@ -24,7 +24,7 @@ STUCK_STATUS = 70
 """The exit status of a process that was given up (EX_SOFTWARE of sysexits.h)."""
 
 _LOOKS = 20  # in the time that the loop may be silent
-_LAST_WORDS_S = 5
+_LAST_WORDS_S = 2
 _MOST_CORES = 16
 _STDERR = 2  # by its number: sys.stderr may be something without one
 
