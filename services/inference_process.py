@@ -205,7 +205,7 @@ class InferenceProcess:
     def _note_crash(self, plan: RunPlan) -> None:
         crashes = self._crashes.setdefault(plan, _Crashes())
         crashes.add(rest_s=self._rest_s)
-        if crashes.in_a_row >= _CRASHES_IN_A_ROW:
+        if self._rest_s and crashes.in_a_row >= _CRASHES_IN_A_ROW:
             facts = {"path": str(plan.path), "crashes": crashes.in_a_row}
             _log.error("network_rests", extra=facts)
 
