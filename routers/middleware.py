@@ -36,7 +36,8 @@ class RequestFrame:
         token = logs.request_id.set(request_id)
         on_problem.set(partial(_note, scope))
         try:
-            await self._answer(scope, receive, _Answer(send, request_id, scope))
+            with _drain(scope).attending():
+                await self._answer(scope, receive, _Answer(send, request_id, scope))
         finally:
             logs.request_id.reset(token)
 

@@ -9,7 +9,8 @@ A drain has steps, counted from the signal that begins it in parts of `total_s`:
    cancelled, a paid task that left is `provider_outcome_unknown`; so its answer, its stream and its
    record end whole.
 3. At 90 % uvicorn cuts whoever is still connected; an answer that has not begun becomes 503.
-4. What is left is for webhooks, the files, and the networks' process.
+4. Until 97 % those who were cut may say their last words, and webhooks may arrive; the rest is for
+   the files and the networks' process.
 
 routers/signals.py begins it. Should a step hang, the process is given up `OVERRUN_S` after
 `total_s`.
@@ -18,8 +19,8 @@ routers/signals.py begins it. Should a step hang, the process is given up `OVERR
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from models.errors import Draining
@@ -31,7 +32,7 @@ from utils.clock import Deadline
 _log = logging.getLogger(__name__)
 
 OVERRUN_S = 3
-_LANDING_SHARE, _CUTTING_SHARE = 0.75, 0.9
+_LANDING_SHARE, _CUTTING_SHARE, _CLOSING_SHARE = 0.75, 0.9, 0.97
 _NEXT_START_S = 5
 
 
@@ -41,6 +42,7 @@ class _Schedule:
 
     landing: Deadline
     cutting: Deadline
+    closing: Deadline
     end: Deadline
 
 
@@ -63,6 +65,8 @@ class Drain:
         self._webhooks = webhooks
         self._schedule: _Schedule | None = None
         self._landing: asyncio.Task[None] | None = None
+        self._requests = 0
+        self._nobody_asks = asyncio.Event()
 
     @property
     def draining(self) -> bool:
@@ -75,6 +79,7 @@ class Drain:
         self._schedule = _Schedule(
             landing=Deadline.after(self.total_s * _LANDING_SHARE),
             cutting=Deadline.after(self.total_s * _CUTTING_SHARE),
+            closing=Deadline.after(self.total_s * _CLOSING_SHARE),
             end=Deadline.after(self.total_s),
         )
         _log.info("draining", extra={"within_s": self.total_s, "shots": self._shotgun.under_way})
@@ -95,6 +100,17 @@ class Drain:
         """Seconds for which whoever is connected may still be answered."""
         return self._schedule.cutting.remaining_s() if self._schedule else 0
 
+    @contextmanager
+    def attending(self) -> Iterator[None]:
+        """While a request is answered: one that is cut still has its last words to say."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._nobody_asks.set()
+
     async def finish(self) -> None:
         """When nobody is connected any more: what goes on without a listener ends as well.
 
@@ -108,9 +124,14 @@ class Drain:
         self._landing.cancel()
         self._webhooks.hurry()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._schedule.end.remaining_s()):
-                await self._webhooks.settled()
+            async with asyncio.timeout(self._schedule.closing.remaining_s()):
+                await asyncio.gather(self._webhooks.settled(), self._last_words())
         _log.info("drained", extra={"left_s": round(self._schedule.end.remaining_s(), 3)})
+
+    async def _last_words(self) -> None:
+        while self._requests:
+            self._nobody_asks.clear()
+            await self._nobody_asks.wait()
 
     async def _land_in_time(self, schedule: _Schedule) -> None:
         await asyncio.sleep(schedule.landing.remaining_s())
