@@ -34,9 +34,9 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def drain_of(shots: Shotgun, *, total_s: float = LATER, webhooks: Webhooks | None = None) -> Drain:
+def drain_of(shots: Shotgun, *, webhooks: Webhooks | None = None) -> Drain:
     return Drain(
-        total_s=total_s,
+        total_s=LATER,
         notice_s=0,
         gates=[Gate(running_limit=1, queue_limit=1)],
         shotgun=shots,
@@ -180,8 +180,9 @@ async def test_the_shops_server_is_told_of_a_shot_that_was_wound_up(
         )
         await shots.begin(picture, plan)
         await asked(model)
-        drain = drain_of(shots, total_s=1, webhooks=webhooks)
+        drain = drain_of(shots, webhooks=webhooks)
         drain.begin()
+        shots.wind_up(Deadline.after(LATER))
         await drain.finish()
         delivery = receiver.next()
     assert json.loads(delivery.body)["record"]["results"][0]["error"]["code"] == "cancelled"
