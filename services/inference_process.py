@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from models.errors import FailureCode, RemoverError
 from models.inference import RunPlan
 from services.inference import GraphRefused, Tensor, estimated_bytes, resting_bytes
 from services.inference_child import Message, plan_to_wire, read_tensor, write_tensor
+from utils.spans import spanned, waited
 from utils.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ class InferenceStatus:
 
     `loaded` are the networks it holds, `running` says that a network is being run (not loaded),
     `waiting` counts the jobs whose turn has not come, `load_s` says how long each network took to
-    load when it last did.
+    load when it last did. `starts` counts processes, `crashes` those that ended within a job though
+    nobody had ended them.
     """
 
     pid: int | None
@@ -55,6 +58,8 @@ class InferenceStatus:
     running: bool
     waiting: int
     load_s: dict[str, float]
+    starts: int = 0
+    crashes: int = 0
 
 
 class InferenceProcess:
@@ -79,6 +84,8 @@ class InferenceProcess:
         self._running = False
         self._load_s: dict[str, float] = {}
         self._sweeping: asyncio.TimerHandle | None = None
+        self._starts = 0
+        self._crashes = 0
         self._closed = False
 
     async def run(
@@ -95,7 +102,9 @@ class InferenceProcess:
             InferenceTimedOut: it was ended after `timeout_s`.
         """
         plan = _absolute(plan)
+        since_s = time.perf_counter()
         async with self._turns.turn(expected_s):
+            waited("inference_wait", since_s)
             self._stop_sweeping()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -117,6 +126,8 @@ class InferenceProcess:
             running=self._running,
             waiting=self._turns.waiting,
             load_s=dict(self._load_s),
+            starts=self._starts,
+            crashes=self._crashes,
         )
 
     async def close(self) -> None:
@@ -128,6 +139,7 @@ class InferenceProcess:
             await self._end_child()
             self._memory.close()
 
+    @spanned("inference")
     async def _job(self, plan: RunPlan, tensor: Tensor) -> Tensor:
         """One job from the child's start to its answer; anything but an answer ends the child."""
         child = await self._living_child()
@@ -153,6 +165,7 @@ class InferenceProcess:
         if self._child is not None and self._child.alive:
             return self._child
         await self._end_child()
+        self._starts += 1
         self._child = await _Child.start(self._memory.fileno(), kill_first=self._kill_first)
         self._refuse_when_closed()
         return self._child
@@ -200,6 +213,7 @@ class InferenceProcess:
     def _ended(self, returncode: int) -> InferenceCrashed:
         if self._closed:
             return InferenceCrashed(FailureCode.CANCELLED, "The service is being stopped.")
+        self._crashes += 1
         if returncode == _KILLED:
             return _out_of_memory("its process was killed")
         _log.error("inference_process_ended", extra={"returncode": returncode})
