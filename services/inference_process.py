@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Self
@@ -33,6 +34,8 @@ _ROOT = Path(__file__).parent.parent
 _MAX_OVERTAKES = 4
 _EXIT_S = 10
 _KILLED = -9
+_LONGEST_SAID = 4096
+_MOST_SAID = 100
 
 
 class InferenceCrashed(RemoverError):
@@ -143,6 +146,7 @@ class InferenceProcess:
     async def _job(self, plan: RunPlan, tensor: Tensor) -> Tensor:
         """One job from the child's start to its answer; anything but an answer ends the child."""
         child = await self._living_child()
+        child.context = copy_context()
         answered = False
         try:
             write_tensor(self._memory.fileno(), tensor)
@@ -284,6 +288,9 @@ class _Child:
         self._writer = writer
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._listening: asyncio.Task[None] | None = None
+        self.context = Context()
+        """Of the job at hand or the last one: what the process says is logged as its request's."""
+        self._overhearing: asyncio.Task[None] | None = None
         self._killed = False
 
     @classmethod
@@ -300,7 +307,8 @@ class _Child:
             ours.close()
             raise
         child = cls(process, writer)
-        child._listening = asyncio.create_task(child._listen(reader))
+        child._listening = asyncio.create_task(child._listen(reader), context=Context())
+        child._overhearing = asyncio.create_task(child._overhear(), context=Context())
         return child
 
     @property
@@ -328,6 +336,8 @@ class _Child:
         """Wait until the process has ended and the system has its memory back."""
         if self._listening is not None:
             await asyncio.shield(self._listening)
+        if self._overhearing is not None:
+            await asyncio.shield(self._overhearing)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with suppress(OSError):
@@ -339,6 +349,25 @@ class _Child:
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
+
+    async def _overhear(self) -> None:
+        """What libraries print becomes lines of our own log; beyond a few, it is read and dropped.
+
+        A pipe that nobody reads would stop the process.
+        """
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        pipe, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stderr
+        )
+        try:
+            left = _MOST_SAID
+            while piece := await reader.read(_LONGEST_SAID):
+                if left > 0 and (words := piece.decode(errors="replace").strip()):
+                    left -= 1
+                    told = {"pid": self.pid, "said": words}
+                    self.context.run(_log.warning, "inference_process_said", extra=told)
+        finally:
+            pipe.close()
 
     def _reap(self) -> int:
         """Its return code; it has closed its socket, so it is ending, or else is made to."""
@@ -357,6 +386,7 @@ def _spawn(channel_fd: int, memory_fd: int, *, kill_first: bool) -> subprocess.P
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         pass_fds=(channel_fd, memory_fd),
         process_group=0,
     )

@@ -17,6 +17,7 @@ from utils.spans import Branch
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span, Tracer
 
 _QUEUE = 2048
@@ -115,19 +116,22 @@ class Tracing:
 
 
 @asynccontextmanager
-async def open_tracing(collector: Collector | None) -> AsyncIterator[Tracing | None]:
-    """None where no collector is named; what waits at the end is sent, if within 2.5 s."""
+async def open_tracing(
+    collector: Collector | None, *, flush_s: float = _FLUSH_S
+) -> AsyncIterator[Tracing | None]:
+    """None where no collector is named; what waits at the end is sent, if within `flush_s`."""
     if collector is None:
         yield None
         return
-    tracer, processor = await asyncio.to_thread(_open, collector)
+    tracer, processor, exporter = await asyncio.to_thread(_open, collector)
     try:
         yield Tracing(tracer)
     finally:
-        await _flush(processor)
+        await _flush(processor, within_s=flush_s)
+        exporter.shutdown()  # one that still tries again gives up
 
 
-def _open(collector: Collector) -> "tuple[Tracer, SpanProcessor]":
+def _open(collector: Collector) -> "tuple[Tracer, SpanProcessor, SpanExporter]":
     """Imports the SDK, which takes a moment: for a thread."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415  # see above
         OTLPSpanExporter,
@@ -157,7 +161,7 @@ def _open(collector: Collector) -> "tuple[Tracer, SpanProcessor]":
         shutdown_on_exit=False,  # we do that, and for no longer than we like
     )
     provider.add_span_processor(processor)
-    return provider.get_tracer("dtf-image-service", collector.version), processor
+    return provider.get_tracer("dtf-image-service", collector.version), processor, exporter
 
 
 def _headers(given: str | None) -> Mapping[str, str] | None:
@@ -168,8 +172,8 @@ def _headers(given: str | None) -> Mapping[str, str] | None:
     return {name.strip().lower(): value.strip() for name, _, value in pairs if name.strip()}
 
 
-async def _flush(processor: "SpanProcessor") -> None:
-    """Send what waits; after 2.5 s the rest is lost, and its thread ends with the process."""
+async def _flush(processor: "SpanProcessor", *, within_s: float) -> None:
+    """Send what waits; later the rest is lost, and its thread ends with the process."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
 
     def shut_down() -> None:
@@ -179,5 +183,5 @@ async def _flush(processor: "SpanProcessor") -> None:
 
     threading.Thread(target=shut_down, name="traces-flush", daemon=True).start()
     with suppress(TimeoutError):
-        async with asyncio.timeout(_FLUSH_S):
+        async with asyncio.timeout(within_s):
             await done.wait()

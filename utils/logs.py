@@ -23,8 +23,8 @@ trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "message": "event"}
 _LEFT_OUT = [*RESERVED_ATTRS, "color_message"]  # uvicorn adds its line a second time, coloured
-# they log whole addresses, headers or frames: keys and pictures
-_TALKATIVE = ("httpx", "httpcore", "websockets", "python_multipart")
+# they log whole addresses, headers, frames or metadata: keys and pictures
+_TALKATIVE = ("httpx", "httpcore", "websockets", "python_multipart", "PIL", "pyvips", "urllib3")
 _UVICORN = ("uvicorn", "uvicorn.error")
 
 

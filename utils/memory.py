@@ -30,7 +30,7 @@ def resident_bytes(*, pid: int | None = None, proc: Path = _PROC) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class CgroupUse:
-    """What our own control group (v2) holds and has met; None for what it does not tell.
+    """What our own control group holds and has met; None for what it does not tell.
 
     `working_set_bytes` leaves out file pages unused of late, as Kubernetes counts.
     """
@@ -41,15 +41,29 @@ class CgroupUse:
 
 
 def cgroup_use(*, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> CgroupUse:
-    """All None outside a control group of version 2."""
+    """All None where the group of neither version can be read."""
     for line in _read(proc / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        folder = cgroups / path.lstrip("/")
-        if controllers == "" and (held := _read(folder / "memory.current").strip()).isdigit():
-            idle = _count(folder / "memory.stat", "inactive_file") or 0
-            kills = _count(folder / "memory.events", "oom_kill")
-            return CgroupUse(int(held), max(0, int(held) - idle), kills)
+        if controllers == "":
+            use = _use(cgroups, path, "memory.current", "inactive_file", "memory.events")
+        elif "memory" in controllers.split(","):
+            names = ("memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")
+            use = _use(cgroups / "memory", path, *names)
+        else:
+            continue
+        if use is not None:
+            return use
     return CgroupUse()
+
+
+def _use(root: Path, path: str, held: str, idle: str, events: str) -> CgroupUse | None:
+    """From our own group, or the root of what a container sees, by the files' names."""
+    for folder in (root / path.lstrip("/"), root):
+        if (size := _read(folder / held).strip()).isdigit():
+            unused = _count(folder / "memory.stat", idle) or 0
+            kills = _count(folder / events, "oom_kill")
+            return CgroupUse(int(size), max(0, int(size) - unused), kills)
+    return None
 
 
 def _count(path: Path, name: str) -> int | None:
