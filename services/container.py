@@ -24,6 +24,7 @@ from config import (
     Ben2Settings,
     LocalSettings,
     PrintSettings,
+    ProcessSettings,
     RemovebgSettings,
     Settings,
     StorageSettings,
@@ -57,6 +58,7 @@ from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
 from services.data_folder import DataFolder, open_data_folder
+from services.draining import OVERRUN_S, Drain
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -75,6 +77,7 @@ from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
+from services.temp_folder import temp_folder
 from services.tracing import Collector, Tracing, open_tracing
 from services.upscaler import Upscaler
 from services.webhooks import Webhooks
@@ -83,6 +86,7 @@ from services.workers import Workers
 from utils import heap, memory
 from utils.kept_secret import kept_secret
 from utils.tracking import Journal
+from utils.watchdog import watching
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +125,7 @@ class Services:
     metrics: Metrics
     tracing: Tracing | None
     webhooks: Webhooks
+    drain: Drain
     uploads: Path
     data: DataFolder
     max_upload_bytes: int
@@ -147,8 +152,10 @@ class Services:
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
+        some = any(states[model].status is ModelStatus.READY for model in self.default_models)
         return Readiness(
-            ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            ready=some and not self.drain.draining,
+            draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
             memory=self._memory(),
@@ -227,7 +234,11 @@ async def open_services(
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
-        uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
+        uploads = await stack.enter_async_context(
+            temp_folder(
+                settings.storage.temp_dir, patience_s=settings.process.drain_s + OVERRUN_S + 1
+            )
+        )
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
@@ -281,6 +292,14 @@ async def open_services(
         proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
+        drain = Drain(
+            total_s=settings.process.drain_s,
+            notice_s=settings.process.drain_notice_s,
+            gates=(gate, printing_gate),
+            shotgun=shotgun,
+            webhooks=webhooks,
+        )
+        _attend(stack, drain, settings.process)
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -313,6 +332,7 @@ async def open_services(
             metrics=metrics,
             tracing=tracing,
             webhooks=webhooks,
+            drain=drain,
             uploads=uploads,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
@@ -324,6 +344,13 @@ async def open_services(
             memory=shares,
             started_at=time.monotonic(),
         )
+
+
+def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> None:
+    """From here on the loop is watched; when all is closed, what runs may end first."""
+    loop = asyncio.get_running_loop()
+    stack.enter_context(watching(loop, limit_s=settings.watchdog_s))
+    stack.push_async_callback(drain.finish)
 
 
 def _providers(
@@ -570,15 +597,6 @@ def _webhooks(settings: WebhookSettings) -> Webhooks:
         allowed_hosts=settings.webhook_allowed_hosts,
         pace=settings.webhook_pace,
     )
-
-
-def _empty_uploads(temp_dir: Path) -> Path:
-    """The folder for pictures on their way in; what an earlier process left there is partial."""
-    folder = temp_dir / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
-    for orphan in folder.iterdir():
-        shutil.rmtree(orphan, ignore_errors=True)
-    return folder
 
 
 @asynccontextmanager

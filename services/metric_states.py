@@ -208,6 +208,12 @@ _STATES = (
     _State("build_info", "What runs; always 1.", ("version", "python", "pillow"), _build),
     _State("uptime_seconds", "Since the service opened.", (), lambda s: _alone(s.uptime_s())),
     _State(
+        "draining",
+        "1 while the service ends: no new work is taken.",
+        (),
+        lambda s: _alone(float(s.drain.draining)),
+    ),
+    _State(
         "images_in_progress",
         "Pictures that are worked on: shots and enlargements inside their gates.",
         (),
