@@ -87,6 +87,8 @@ OF_THE_PROCESS = {
     "Finished server process",
     "Invalid HTTP request received.",
     "weights_unavailable",
+    "drain",
+    "orphans_removed",
 }
 """How events begin that are no request's."""
 
