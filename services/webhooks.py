@@ -208,7 +208,7 @@ class Webhooks:
                 await self._hurried.wait()
 
     def _wait_s(self, attempt: int) -> float:
-        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
+        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # nosec B311  # not a secret
         return float(_FIRST_WAIT_S * _FACTOR ** (attempt - 1) * spread * self._pace)
 
     @spanned("webhook")
