@@ -42,6 +42,15 @@ _SCHEMES = {
     },
 }
 _AT_THE_EDGE = (errors.RateLimited, errors.UnknownHost)
+_OF_A_RATE = {
+    name: {"schema": {"type": "integer"}, "description": told}
+    for name, told in (
+        ("X-RateLimit-Limit", "Requests a minute."),
+        ("X-RateLimit-Remaining", "How many of them are left."),
+        ("X-RateLimit-Reset", "The second, in Unix time, from which more are left."),
+        ("Retry-After", "Seconds until there is room again."),
+    )
+}
 _EXTRA_SCHEMAS: dict[str, type[BaseModel]] = {"Problem": Problem}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The picture's bytes."}
 
@@ -140,6 +149,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
                 _add_access(operation, address, method)
             if address not in UNCOUNTED_PATHS:
                 _add_refusals(operation, address, _AT_THE_EDGE)
+                operation["responses"]["429"]["headers"] = _OF_A_RATE
     return made
 
 

@@ -206,6 +206,14 @@ def test_the_documentation_may_be_switched_off(plain: Server, edge: Server, path
     problem(edge.client.get(path), 404, "not_found")
 
 
+def test_every_counted_route_documents_what_refuses_it_here(plain: Server) -> None:
+    paths = plain.client.get("/openapi.json").json()["paths"]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            documented = {"421", "429"} & set(operation["responses"])
+            assert len(documented) == (0 if path == "/health" else 2), path
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
