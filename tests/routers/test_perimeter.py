@@ -106,6 +106,7 @@ def test_every_refusal_of_a_layer_is_logged_under_its_id(
     ]
     for number, (method, path, headers) in enumerate(asked):
         edge.client.request(method, path, headers=headers | {"X-Request-ID": f"layer-{number}"})
+    edge.client.get("/health")  # the line of a request is written when its answer has gone
     logged = {
         each.__dict__["request_id"]: each.__dict__["status"]
         for each in caplog.records
