@@ -21,6 +21,7 @@ from utils import logs
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_MOST_LOGGED = 300  # characters of a detail, which may name a parameter of 60 kB
 
 
 on_problem: ContextVar[Callable[["Kind"], None] | None] = ContextVar("on_problem", default=None)
@@ -241,7 +242,7 @@ def told(error: Exception) -> dict[str, Any]:
         _log.error("crashed", exc_info=error)
         return _body(CRASHED, CRASHED.example)
     kind = TABLE[type(error)]
-    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
+    _log.info("problem", extra={"code": kind.code, "detail": error.detail[:_MOST_LOGGED]})
     return _body(
         kind,
         error.detail,
