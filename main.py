@@ -11,6 +11,7 @@ from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
 from routers import documentation, pages, perimeter, problems
 from routers.every import ROUTERS
+from routers.pacing import Pace
 from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
@@ -44,6 +45,11 @@ def create_app(
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.network.docs_enabled else None,
+    )
+    app.add_middleware(
+        Pace,
+        stall_s=settings.inputs.upload_stall_s,
+        total_s=settings.inputs.upload_timeout_s,
     )
     perimeter.install(app, _edge(settings))
     problems.install(app)

@@ -21,6 +21,7 @@ from utils import logs
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_MOST_LOGGED = 300  # characters of a detail, which may name a parameter of 60 kB
 
 
 on_problem: ContextVar[Callable[["Kind"], None] | None] = ContextVar("on_problem", default=None)
@@ -88,6 +89,13 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
         "kie-recraft may cost 0.005 USD; of DAILY_BUDGET_USD (5 USD) 0.002 USD are left.",
     ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
+    errors.BodyTooSlow: Kind(
+        408,
+        "body_too_slow",
+        "Body too slow",
+        "Nothing of the body came for 20 s.",
+        retryable=True,
+    ),
     errors.NotPickable: Kind(
         409, "not_pickable", "Nothing to pick", "kie-recraft has no cut-out in this shot."
     ),
@@ -247,7 +255,7 @@ def told(error: Exception) -> dict[str, Any]:
         _log.error("crashed", exc_info=error)
         return _body(CRASHED, CRASHED.example)
     kind = TABLE[type(error)]
-    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
+    _log.info("problem", extra={"code": kind.code, "detail": error.detail[:_MOST_LOGGED]})
     return _body(
         kind,
         error.detail,
