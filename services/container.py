@@ -68,6 +68,7 @@ from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
+from services.readiness import Sight, look, problems
 from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
@@ -125,6 +126,7 @@ class Services:
     public_base_url: str
     removebg: RemovalParameters
     max_pixels: int
+    min_free_bytes: int
     memory: Split
     started_at: float
 
@@ -143,8 +145,10 @@ class Services:
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
+        found = problems(await self._sight(states))
         return Readiness(
-            ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            ready=not any(each.blocks for each in found),
+            problems=found,
             keys_required=self.access.required,
             models=states,
             memory=self._memory(),
@@ -155,6 +159,27 @@ class Services:
             idempotency=self.idempotency.info(),
             data=DataInfo(available=self.data.problem is None, reason=self.data.problem),
             pillow=PIL.__version__,
+        )
+
+    async def _sight(self, states: Mapping[ModelId, ModelReadiness]) -> Sight:
+        pictures, data, picks = await asyncio.to_thread(
+            lambda: [look(each) for each in (self.uploads, self.data.path, self.data.picks)]
+        )
+        return Sight(
+            models=states,
+            default_models=self.default_models,
+            prices={model: self.ledger.expected(model) for model in PAID},
+            standings=self.budgets.standings(),
+            breakers=self.breakers.by_provider,
+            failures_in_a_row=self.inference.status().failures_in_a_row,
+            queue=_queue(self.gate),
+            shots_bytes=self.memory.shots,
+            pictures=pictures,
+            min_free_bytes=self.min_free_bytes,
+            data=data,
+            picks=picks,
+            data_problem=self.data.problem,
+            idempotency=self.idempotency.info(),
         )
 
     def model_table(self) -> ModelTable:
@@ -192,6 +217,7 @@ class Services:
             running=now.running,
             waiting=now.waiting,
             load_s=now.load_s,
+            failures_in_a_row=now.failures_in_a_row,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -312,6 +338,7 @@ async def open_services(
             public_base_url=settings.storage.public_base_url,
             removebg=_removebg(settings.removebg),
             max_pixels=max_pixels,
+            min_free_bytes=settings.storage.min_free_disk_mb * MIB,
             memory=shares,
             started_at=time.monotonic(),
         )

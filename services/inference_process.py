@@ -47,7 +47,8 @@ class InferenceStatus:
 
     `loaded` are the networks it holds, `running` says that a network is being run (not loaded),
     `waiting` counts the jobs whose turn has not come, `load_s` says how long each network took to
-    load when it last did.
+    load when it last did, `failures_in_a_row` counts the jobs since the last answer that ended in a
+    crash, a time-out or want of memory.
     """
 
     pid: int | None
@@ -55,6 +56,7 @@ class InferenceStatus:
     running: bool
     waiting: int
     load_s: dict[str, float]
+    failures_in_a_row: int = 0
 
 
 class InferenceProcess:
@@ -78,6 +80,7 @@ class InferenceProcess:
         self._last_used: dict[RunPlan, float] = {}
         self._running = False
         self._load_s: dict[str, float] = {}
+        self._failures_in_a_row = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -101,6 +104,7 @@ class InferenceProcess:
                 async with asyncio.timeout(timeout_s):
                     return await self._job(plan, tensor)
             except TimeoutError as error:
+                self._failures_in_a_row += 1
                 words = f"The network took longer than {timeout_s:g} s."
                 raise InferenceTimedOut(FailureCode.MODEL_CRASHED, words, retryable=True) from error
             finally:
@@ -117,6 +121,7 @@ class InferenceProcess:
             running=self._running,
             waiting=self._turns.waiting,
             load_s=dict(self._load_s),
+            failures_in_a_row=self._failures_in_a_row,
         )
 
     async def close(self) -> None:
@@ -139,8 +144,12 @@ class InferenceProcess:
             answer = await self._answer(child, plan)
             result = self._result(answer)
             answered = True
+            self._failures_in_a_row = 0
         except GraphRefused:
             answered = True
+            raise
+        except InferenceCrashed as error:
+            self._failures_in_a_row += error.code is not FailureCode.CANCELLED
             raise
         finally:
             if not answered:
