@@ -399,6 +399,13 @@ def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
 _Networks = dict[ModelId, tuple[Network, Way]]
 
 
+def networks_of(
+    settings: Settings, *, granted: int | None
+) -> Mapping[ModelId, tuple[Network, Way]]:
+    """The networks that these settings run on a box with so much memory, and how each is run."""
+    return _networks(settings, _run_plan(settings.local), granted)[0]
+
+
 def _networks(
     settings: Settings, plan: RunPlan, granted: int | None
 ) -> tuple[_Networks, int | None]:
