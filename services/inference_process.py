@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from models.errors import FailureCode, RemoverError
 from models.inference import RunPlan
 from services.inference import GraphRefused, Tensor, estimated_bytes, resting_bytes
 from services.inference_child import Message, plan_to_wire, read_tensor, write_tensor
+from utils.spans import spanned, waited
 from utils.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -47,8 +49,9 @@ class InferenceStatus:
 
     `loaded` are the networks it holds, `running` says that a network is being run (not loaded),
     `waiting` counts the jobs whose turn has not come, `load_s` says how long each network took to
-    load when it last did, `failures_in_a_row` counts the jobs since the last answer that ended in a
-    crash, a time-out or want of memory.
+    load when it last did. `starts` counts processes, `crashes` those that ended within a job though
+    nobody had ended them; `failures_in_a_row` the jobs since the last answer that ended in a crash,
+    a time-out or want of memory.
     """
 
     pid: int | None
@@ -57,6 +60,8 @@ class InferenceStatus:
     waiting: int
     load_s: dict[str, float]
     failures_in_a_row: int = 0
+    starts: int = 0
+    crashes: int = 0
 
 
 class InferenceProcess:
@@ -82,6 +87,8 @@ class InferenceProcess:
         self._load_s: dict[str, float] = {}
         self._failures_in_a_row = 0
         self._sweeping: asyncio.TimerHandle | None = None
+        self._starts = 0
+        self._crashes = 0
         self._closed = False
 
     async def run(
@@ -98,7 +105,9 @@ class InferenceProcess:
             InferenceTimedOut: it was ended after `timeout_s`.
         """
         plan = _absolute(plan)
+        since_s = time.perf_counter()
         async with self._turns.turn(expected_s):
+            waited("inference_wait", since_s)
             self._stop_sweeping()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -122,6 +131,8 @@ class InferenceProcess:
             waiting=self._turns.waiting,
             load_s=dict(self._load_s),
             failures_in_a_row=self._failures_in_a_row,
+            starts=self._starts,
+            crashes=self._crashes,
         )
 
     async def close(self) -> None:
@@ -133,6 +144,7 @@ class InferenceProcess:
             await self._end_child()
             self._memory.close()
 
+    @spanned("inference")
     async def _job(self, plan: RunPlan, tensor: Tensor) -> Tensor:
         """One job from the child's start to its answer; anything but an answer ends the child."""
         child = await self._living_child()
@@ -162,6 +174,7 @@ class InferenceProcess:
         if self._child is not None and self._child.alive:
             return self._child
         await self._end_child()
+        self._starts += 1
         self._child = await _Child.start(self._memory.fileno(), kill_first=self._kill_first)
         self._refuse_when_closed()
         return self._child
@@ -209,6 +222,7 @@ class InferenceProcess:
     def _ended(self, returncode: int) -> InferenceCrashed:
         if self._closed:
             return InferenceCrashed(FailureCode.CANCELLED, "The service is being stopped.")
+        self._crashes += 1
         if returncode == _KILLED:
             return _out_of_memory("its process was killed")
         _log.error("inference_process_ended", extra={"returncode": returncode})

@@ -4,6 +4,7 @@ A container's limit is a cgroup's, not the machine's: every level above us may b
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -67,6 +68,38 @@ def _kib_of(path: Path, name: str) -> Iterator[int]:
     for line in _read(path).splitlines():
         if line.startswith(f"{name}:"):
             yield int(line.split()[1]) * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupUse:
+    """What our own control group (v2) holds and has met; None for what it does not tell.
+
+    `working_set_bytes` leaves out file pages unused of late, as Kubernetes counts.
+    """
+
+    bytes: int | None = None
+    working_set_bytes: int | None = None
+    oom_kills: int | None = None
+
+
+def cgroup_use(*, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> CgroupUse:
+    """All None outside a control group of version 2."""
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        folder = cgroups / path.lstrip("/")
+        if controllers == "" and (held := _read(folder / "memory.current").strip()).isdigit():
+            idle = _count(folder / "memory.stat", "inactive_file") or 0
+            kills = _count(folder / "memory.events", "oom_kill")
+            return CgroupUse(int(held), max(0, int(held) - idle), kills)
+    return CgroupUse()
+
+
+def _count(path: Path, name: str) -> int | None:
+    for line in _read(path).splitlines():
+        found, _, value = line.partition(" ")
+        if found == name:
+            return int(value)
+    return None
 
 
 def _cgroup_limits(cgroups: Path, proc: Path) -> Iterator[int]:
