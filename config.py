@@ -309,6 +309,31 @@ class WorkSettings(Group):
     log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
 
 
+class ProcessSettings(Group):
+    """How the process ends, and when it is given up."""
+
+    drain_s: float = Field(
+        20,
+        gt=0,
+        le=25,
+        description="Seconds from SIGTERM to the end: no new work is taken, what runs ends.",
+    )
+    drain_notice_s: float = Field(
+        2,
+        ge=0,
+        le=10,
+        description="Of these, seconds in which the socket stays open and answers 503 "
+        "`draining`, so that whoever sends requests here notices; at most half of DRAIN_S.",
+    )
+    watchdog_s: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="Seconds for which the event loop may stand still until the process ends "
+        "itself with status 70, to be started again. 0: for ever.",
+    )
+
+
 class InputSettings(Group):
     """What is accepted."""
 
@@ -597,6 +622,7 @@ class Settings(BaseModel):
     providers: ProviderSettings
     access: AccessSettings
     work: WorkSettings
+    process: ProcessSettings
     inputs: InputSettings
     storage: StorageSettings
     webhooks: WebhookSettings
@@ -612,6 +638,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "providers": ProviderSettings,
     "access": AccessSettings,
     "work": WorkSettings,
+    "process": ProcessSettings,
     "inputs": InputSettings,
     "storage": StorageSettings,
     "webhooks": WebhookSettings,

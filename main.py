@@ -12,6 +12,7 @@ from routers import documentation, pages, problems
 from routers.authentication import Door
 from routers.every import ROUTERS
 from routers.middleware import RequestFrame
+from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
 from utils import logs
@@ -34,7 +35,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         logs.configure(settings.work.log_level)
         async with open_services(settings, version=VERSION, stand_ins=stand_ins or {}) as services:
-            yield {"services": services}
+            with ended_by_signals(services.drain):
+                yield {"services": services}
 
     app = FastAPI(
         title="DTF image service",

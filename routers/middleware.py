@@ -1,5 +1,6 @@
 """What surrounds every request: its id, trace, times and log line, and an answer if all breaks."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -12,8 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from routers.problems import Kind, crashed, on_problem
+from routers.problems import Kind, crashed, on_problem, refused
 from services.container import Services
+from services.draining import Drain
 from services.tracing import Step
 from utils import logs
 from utils.spans import Trace, begin_trace, end_trace
@@ -55,6 +57,11 @@ class RequestFrame:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             answer.status = _CLOSED_BY_CLIENT
+        except asyncio.CancelledError:
+            if answer.status is not None:
+                raise
+            # the server ends, and this is its last moment to say so
+            await refused(_drain(scope).refusal())(scope, receive, answer)
         except Exception:
             _log.exception("crashed")
             if answer.status is not None:
@@ -80,6 +87,11 @@ def _traced(
     finally:
         logs.trace_id.reset(named)
         end_trace(token)
+
+
+def _drain(scope: Scope) -> Drain:
+    drain: Drain = scope["state"]["services"].drain
+    return drain
 
 
 def _note(scope: Scope, met: Kind) -> None:
@@ -119,6 +131,8 @@ class _Answer:
             headers["X-Request-ID"] = self._request_id
             headers.append("Server-Timing", self._timing())
             headers.update(self._scope.get("state", {}).get("answer_headers", {}))
+            if _drain(self._scope).draining:
+                headers["Connection"] = "close"
         elif message["type"] == "http.response.body":
             self._bytes += len(message.get("body", b""))
         await self._send(message)

@@ -28,7 +28,7 @@ from models.errors import (
     InvalidParameter,
     MissingSource,
     MultipleSources,
-    Overloaded,
+    NotAdmitted,
     UnreadableImage,
     UnsupportedMediaType,
 )
@@ -108,7 +108,8 @@ async def receive(
 ) -> AsyncIterator[Submission]:
     """The request's one picture on disk, removed again when the caller is done with it.
 
-    Raises Overloaded before the body is read, where nothing of it could even wait at `gate`;
+    Raises Overloaded or Draining before the body is read, where nothing of it could even wait at
+    `gate`;
     MissingSource, MultipleSources, EmptyFile, FileTooLarge, UnsupportedMediaType,
     InvalidParameter, ImageUrlRefused, ImageDownloadFailed or InsufficientStorage.
     """
@@ -130,7 +131,7 @@ async def receive_masks(
 ) -> AsyncIterator[Body]:
     """Parameters and, by their names, files that are no picture of their own, until it is done.
 
-    Raises Overloaded before the body is read, FileTooLarge, UnsupportedMediaType,
+    Raises Overloaded or Draining before the body is read, FileTooLarge, UnsupportedMediaType,
     InvalidParameter, EmptyFile or InsufficientStorage.
     """
     await _refuse_if_full(request, services.gate)
@@ -181,7 +182,7 @@ async def _refuse_if_full(request: Request, gate: Gate) -> None:
     """
     try:
         gate.refuse_if_full()
-    except Overloaded:
+    except NotAdmitted:
         if request.headers.get("expect", "").lower() != "100-continue":
             await _drain(request.stream())
         raise

@@ -24,6 +24,7 @@ from config import (
     Ben2Settings,
     LocalSettings,
     PrintSettings,
+    ProcessSettings,
     RemovebgSettings,
     Settings,
     StorageSettings,
@@ -57,6 +58,7 @@ from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
 from services.data_folder import DataFolder, open_data_folder
+from services.draining import Drain
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -84,6 +86,7 @@ from services.workers import Workers
 from utils import heap, memory
 from utils.kept_secret import kept_secret
 from utils.tracking import Journal
+from utils.watchdog import watching
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +125,7 @@ class Services:
     metrics: Metrics
     tracing: Tracing | None
     webhooks: Webhooks
+    drain: Drain
     uploads: Path
     data: DataFolder
     max_upload_bytes: int
@@ -153,6 +157,7 @@ class Services:
         return Readiness(
             ready=not any(each.blocks for each in found),
             problems=found,
+            draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
             memory=self._memory(),
@@ -170,6 +175,7 @@ class Services:
             lambda: [look(each) for each in (self.uploads, self.data.path, self.data.picks)]
         )
         return Sight(
+            draining=self.drain.draining,
             models=states,
             default_models=self.default_models,
             prices={model: self.ledger.expected(model) for model in PAID},
@@ -307,6 +313,14 @@ async def open_services(
         proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
+        drain = Drain(
+            total_s=settings.process.drain_s,
+            notice_s=settings.process.drain_notice_s,
+            gates=(gate, printing_gate),
+            shotgun=shotgun,
+            webhooks=webhooks,
+        )
+        _attend(stack, drain, settings.process)
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -339,6 +353,7 @@ async def open_services(
             metrics=metrics,
             tracing=tracing,
             webhooks=webhooks,
+            drain=drain,
             uploads=uploads,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
@@ -351,6 +366,13 @@ async def open_services(
             memory=shares,
             started_at=time.monotonic(),
         )
+
+
+def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> None:
+    """From here on the loop is watched; when all is closed, what runs may end first."""
+    loop = asyncio.get_running_loop()
+    stack.enter_context(watching(loop, limit_s=settings.watchdog_s))
+    stack.push_async_callback(drain.finish)
 
 
 def _providers(

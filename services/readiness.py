@@ -51,6 +51,7 @@ class Sight:
     the service started.
     """
 
+    draining: bool
     models: Mapping[ModelId, ModelReadiness]
     default_models: Sequence[ModelId]
     prices: Mapping[ModelId, Decimal]
@@ -78,6 +79,7 @@ def look(folder: Path) -> Folder:
 def problems(sight: Sight) -> list[ReadinessProblem]:
     """Everything that is wrong, what blocks first."""
     found = [
+        *_draining(sight),
         *_models(sight),
         *_disk(sight),
         *_memory(sight),
@@ -88,6 +90,11 @@ def problems(sight: Sight) -> list[ReadinessProblem]:
         *_data(sight),
     ]
     return sorted(found, key=lambda each: not each.blocks)
+
+
+def _draining(sight: Sight) -> Iterator[ReadinessProblem]:
+    if sight.draining:
+        yield _blocking(ReadinessTopic.DRAINING, "The service is being stopped: it takes no work.")
 
 
 def _models(sight: Sight) -> Iterator[ReadinessProblem]:

@@ -137,6 +137,8 @@ class Shotgun:
         self._model_timeout_s = model_timeout_s
         # strong references: asyncio keeps only weak ones to running tasks
         self._running: set[asyncio.Task[None]] = set()
+        self._flights: dict[Flight, asyncio.Task[None]] = {}
+        self._winding_up_by: Deadline | None = None
         self._latencies = {model: _latencies() for model in removers}
 
     async def fire(self, source: Path, plan: Plan) -> ShotRecord:
@@ -157,6 +159,7 @@ class Shotgun:
             NoModelAvailable: every model would be skipped.
             BudgetExhausted: the same, and for some of them only the money is missing.
             Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
+            Draining: the service is being stopped.
             SessionExhausted: a browser session has no shot left.
             InsufficientMemory: the picture is too large for the memory there is.
         """
@@ -189,6 +192,7 @@ class Shotgun:
             places = Places(takes.at_once, self._diminishing(seat, header, plan, takes))
             work = self._spawn(self._work(flight, image, plan, places, stack.pop_all()))
             flight.is_carried_by(work)
+            self._follow(flight, work)
         return flight
 
     async def again(self, request_id: str) -> ShotRecord:
@@ -203,6 +207,22 @@ class Shotgun:
         seen, today = self._latencies[model], utc_today()
         of_today = _percentiles([ms for day, ms in seen if day == today])
         return LatencyInfo(**dict(_percentiles([ms for _, ms in seen])), today=of_today)
+
+    @property
+    def under_way(self) -> int:
+        """How many shots have models that have not landed."""
+        return len(self._flights)
+
+    def wind_up(self, by: Deadline) -> None:
+        """Have every shot land as it stands, also those that are just beginning; see Flight."""
+        self._winding_up_by = by
+        for flight in tuple(self._flights):
+            flight.wind_up(by)
+
+    async def settled(self) -> None:
+        """Wait until no shot is under way."""
+        while self._flights:
+            await asyncio.wait(self._flights.values())
 
     async def close(self) -> None:
         """Stop what still runs; its entries are marked as interrupted at the next start."""
@@ -250,6 +270,12 @@ class Shotgun:
 
     async def _look(self, image: SourceImage, plan: Plan) -> Triage | None:
         return None if plan.triage is TriageMode.OFF else await self._workers.pixels(look_at, image)
+
+    def _follow(self, flight: Flight, work: asyncio.Task[None]) -> None:
+        self._flights[flight] = work
+        work.add_done_callback(lambda _: self._flights.pop(flight))
+        if self._winding_up_by is not None:
+            flight.wind_up(self._winding_up_by)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -14,6 +14,7 @@ import secrets
 import ssl
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -95,6 +96,7 @@ class Webhooks:
         self._posting = asyncio.Semaphore(_AT_ONCE)
         self.ended: Counter[str] = Counter()  # delivered, given_up, dropped
         self.failed_tries = 0
+        self._hurried = asyncio.Event()
 
     @property
     def waiting(self) -> int:
@@ -137,8 +139,14 @@ class Webhooks:
         """Wait until every delivery has arrived or been given up."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    def hurry(self) -> None:
+        """The service ends: what has not arrived has its next try at once, and no other."""
+        self._hurried.set()
+
     async def close(self) -> None:
         """Stop; what has not arrived by now never does."""
+        if self._under_way:
+            _log.error("webhooks_abandoned", extra={"count": len(self._under_way)})
         for task in self._under_way:
             task.cancel()
         await self.settled()
@@ -172,7 +180,8 @@ class Webhooks:
     async def _deliver(self, url: httpx.URL, event: _Event) -> None:
         for attempt in range(TRIES):
             if attempt:
-                await asyncio.sleep(self._wait_s(attempt))
+                await self._pause(attempt)
+            is_last = self._hurried.is_set()
             async with self._posting:
                 verdict, why = await self._post(url, event)
             facts = {
@@ -190,8 +199,15 @@ class Webhooks:
             _log.warning("webhook_not_taken", extra=facts)
             if verdict is _Verdict.HOPELESS:
                 break
+            if is_last:
+                break
         self.ended["given_up"] += 1
         _log.error("webhook_given_up", extra={**facts, "attempt": attempt + 1})
+
+    async def _pause(self, attempt: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wait_s(attempt)):
+                await self._hurried.wait()
 
     def _wait_s(self, attempt: int) -> float:
         spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # nosec B311  # not a secret

@@ -13,6 +13,7 @@ ISNET, RMBG = ModelId.LOCAL_ISNET, ModelId.RUNWARE_RMBG
 READY = ModelReadiness(status=ModelStatus.READY)
 ROOMY = Folder(free_bytes=1 << 40, writable=True)
 WELL = Sight(
+    draining=False,
     models={ISNET: READY, RMBG: ModelReadiness(status=ModelStatus.UNCONFIGURED, reason="no key")},
     default_models=(RMBG, ISNET),
     prices={RMBG: Decimal("0.018")},
@@ -32,6 +33,11 @@ WELL = Sight(
 
 def test_nothing_is_said_where_nothing_is_wrong() -> None:
     assert problems(WELL) == []
+
+
+def test_a_service_that_is_being_stopped_is_not_ready() -> None:
+    (only,) = problems(replace(WELL, draining=True))
+    assert (only.topic, only.blocks) == ("draining", True)
 
 
 def test_networks_that_crash_again_and_again_block_where_nobody_else_answers() -> None:
