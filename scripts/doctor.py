@@ -11,11 +11,12 @@ import argparse
 import asyncio
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -39,6 +40,8 @@ from scripts.findings import (
 )
 
 SECTIONS = ("machine", "libraries", "settings", "folders", "service", "providers", "models")
+_SCRATCH = "doctor-"
+_ABANDONED_S = 3600
 _NO_SETTINGS = "Not looked at: it goes by the settings."
 
 
@@ -186,13 +189,22 @@ def _settings() -> tuple[Settings | None, list[Finding]]:
 def _scratch(settings: Settings | None) -> Iterator[Path | None]:
     """A folder of our own in TEMP_DIR; None where there cannot be one."""
     above = None if settings is None else box.existing(settings.storage.temp_dir)
+    _remove_abandoned(above)
     try:
-        folder = tempfile.TemporaryDirectory(prefix="doctor-", dir=above)
+        folder = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=above)
     except OSError:
         yield None
         return
     with folder as path:
         yield Path(path)
+
+
+def _remove_abandoned(above: Path | None) -> None:
+    """What a doctor that was killed has left; one that still works is younger."""
+    for folder in above.glob(f"{_SCRATCH}*") if above else ():
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _secrets(settings: Settings | None) -> set[str]:
@@ -204,6 +216,8 @@ def _secrets(settings: Settings | None) -> set[str]:
             settings.providers.kie_api_key,
             settings.access.signing_secret,
             settings.webhooks.webhook_secret,
+            settings.observability.metrics_token,
+            settings.observability.otel_exporter_otlp_headers,
         )
         shown |= {key.get_secret_value() for key in keys if key is not None}
     return shown - {"", "sandbox"}

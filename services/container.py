@@ -58,7 +58,7 @@ from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
 from services.data_folder import DataFolder, open_data_folder
-from services.draining import Drain
+from services.draining import OVERRUN_S, Drain
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -78,6 +78,7 @@ from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
+from services.temp_folder import temp_folder
 from services.tracing import Collector, Tracing, open_tracing
 from services.upscaler import Upscaler
 from services.webhooks import Webhooks
@@ -259,7 +260,11 @@ async def open_services(
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
-        uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
+        uploads = await stack.enter_async_context(
+            temp_folder(
+                settings.storage.temp_dir, patience_s=settings.process.drain_s + OVERRUN_S + 1
+            )
+        )
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
@@ -626,15 +631,6 @@ def _webhooks(settings: WebhookSettings) -> Webhooks:
         allowed_hosts=settings.webhook_allowed_hosts,
         pace=settings.webhook_pace,
     )
-
-
-def _empty_uploads(temp_dir: Path) -> Path:
-    """The folder for pictures on their way in; what an earlier process left there is partial."""
-    folder = temp_dir / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
-    for orphan in folder.iterdir():
-        shutil.rmtree(orphan, ignore_errors=True)
-    return folder
 
 
 @asynccontextmanager

@@ -28,6 +28,7 @@ from models.errors import FailureCode, InsufficientStorage, ResultNotFound
 from models.schemas import ModelId, ResultEntry, ResultError, ShotRecord
 from services.catalogue import PAID
 from services.room import Room, full_disk_said
+from services.temp_folder import remove
 from utils.clock import utc_now
 
 _log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class ResultStore:
             folder.mkdir(parents=True, exist_ok=True)
         for partial in self._records.glob("*/*.part"):
             partial.unlink()
-        for path in sorted(self._folder.iterdir(), key=lambda each: each.stat().st_mtime):
+        for path in sorted(self._folder.iterdir(), key=lambda each: each.lstat().st_mtime):
             self._recover(path)
         self.sweep()
 
@@ -190,8 +191,10 @@ class ResultStore:
     def write_soft(self, request_id: str, model: ModelId, pieces: Iterable[bytes]) -> None:
         """Keep a cut-out as it was before its edge was finished, for later renderings. Blocks."""
         path = self._soft(request_id, model)
-        with path.open("wb") as file:
+        partial = path.with_suffix(".part")
+        with partial.open("wb") as file:
             file.writelines(pieces)
+        partial.replace(path)
         self._grow(request_id, _size(path))
 
     async def untreated(self, request_id: str, model: ModelId) -> Path:
@@ -315,8 +318,8 @@ class ResultStore:
             record = self._read_record(path.name)
         except ValidationError:
             record = None
-        if record is None or not path.is_dir():
-            _remove(path)
+        if record is None or path.is_symlink() or not path.is_dir():
+            remove(path)
             return
         for partial in path.glob("*.part"):
             partial.unlink()
@@ -351,7 +354,7 @@ class ResultStore:
         """The pictures go, the record stays."""
         with self._changing:
             self._held.pop(request_id, None)
-        _remove(self._home(request_id))
+        remove(self._home(request_id))
 
     def _delete(self, request_id: str) -> bool:
         with self._changing:
@@ -414,14 +417,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        partial = target.with_suffix(".part")
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _not_found(request_id: str) -> ResultNotFound:
