@@ -18,9 +18,7 @@ PAGE = (ROOT / "docs" / "OPERATIONS.md").read_text(encoding="utf-8")
 METRICS = (ROOT / "docs" / "METRICS.md").read_text(encoding="utf-8")
 RULES: list[dict[str, Any]] = [
     rule
-    for group in yaml.safe_load((ROOT / "tools" / "prometheus" / "alerts.yml").read_text())[
-        "groups"
-    ]
+    for group in sdl.read(ROOT / "tools" / "prometheus" / "alerts.yml")["groups"]
     for rule in group["rules"]
 ]
 CODE = "\n".join(
