@@ -8,6 +8,7 @@ import pytest
 
 from config import GROUPS
 from routers.problems import TABLE
+from scripts import sdl
 from scripts.doctor import SECTIONS
 from scripts.findings import EXIT_STATUS, Level
 from tests.conftest import ROOT, serving
