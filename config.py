@@ -343,6 +343,18 @@ class InputSettings(Group):
     max_megapixels: float = Field(
         64, gt=0, le=1000, description="Largest picture for background removal, in million pixels."
     )
+    upload_stall_s: float = Field(
+        20,
+        gt=0,
+        le=300,
+        description="Seconds in which nothing of a request's body comes until it is told 408.",
+    )
+    upload_timeout_s: float = Field(
+        300,
+        gt=0,
+        le=3600,
+        description="Seconds in which all of a request's body must come, however steadily.",
+    )
     image_url_timeout_s: float = Field(
         20, gt=0, le=55, description="Seconds in which a picture named by image_url must arrive."
     )

@@ -12,6 +12,7 @@ from routers import documentation, pages, problems
 from routers.authentication import Door
 from routers.every import ROUTERS
 from routers.middleware import RequestFrame
+from routers.pacing import Pace
 from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
@@ -44,6 +45,11 @@ def create_app(
         summary="Background removal by several models at once, for direct-to-film printing.",
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
+    )
+    app.add_middleware(
+        Pace,
+        stall_s=settings.inputs.upload_stall_s,
+        total_s=settings.inputs.upload_timeout_s,
     )
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)

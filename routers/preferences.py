@@ -52,6 +52,7 @@ async def _visible_record(request_id: str, services: Services) -> ShotRecord:
             errors.ResultNotFound,
             errors.NotPickable,
             errors.InvalidParameter,
+            errors.BodyTooSlow,
             errors.FileTooLarge,
             errors.PicksUnavailable,
         ),

@@ -57,6 +57,7 @@ async def _masks(
             errors.ResultNotFound,
             errors.NotPickable,
             errors.OriginalNotKept,
+            errors.BodyTooSlow,
             errors.FileTooLarge,
             errors.UnsupportedMediaType,
             errors.UnreadableImage,

@@ -19,6 +19,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from models.errors import (
+    BodyTooSlow,
     EmptyFile,
     FileTooLarge,
     ImageDownloadFailed,
@@ -53,6 +54,7 @@ INTAKE_ERRORS = (
     EmptyFile,
     ImageUrlRefused,
     InvalidParameter,
+    BodyTooSlow,
     FileTooLarge,
     UnsupportedMediaType,
     UnreadableImage,
