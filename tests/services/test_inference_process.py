@@ -28,7 +28,7 @@ HEAVY_MB = 60
 
 @pytest.fixture
 async def process() -> AsyncIterator[InferenceProcess]:
-    process = InferenceProcess(idle_ttl_s=FOR_EVER_S, budget_bytes=None)
+    process = InferenceProcess(idle_ttl_s=FOR_EVER_S, budget_bytes=None, rest_s=0)
     yield process
     await process.close()
 
