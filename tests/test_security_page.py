@@ -1,12 +1,17 @@
 """docs/SECURITY.md points at code, tests, settings and files that are there."""
 
+import io
 import re
+from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.ExifTags import GPS, IFD
 
 from config import GROUPS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, artwork, serving
 
+SECRET = "taken in front of the customer's house"
 PAGE = (ROOT / "docs" / "SECURITY.md").read_text(encoding="utf-8")
 PATHS = sorted(set(re.findall(r"`((?:[a-z]+/)+[\w.]+\.(?:py|sh))`", PAGE)))
 CODE = "\n".join(
@@ -53,3 +58,32 @@ def test_the_times_it_tells_are_the_settings_own() -> None:
     }
     for name, value in told:
         assert defaults[name] == int(value)
+
+
+def test_nothing_of_a_pictures_metadata_travels_on(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = SECRET
+    exif.get_ifd(IFD.GPSInfo)[GPS.GPSAreaInformation] = SECRET
+    content = io.BytesIO()
+    Image.open(io.BytesIO(artwork(width=200, height=200))).convert("RGB").save(
+        content, "JPEG", exif=exif, comment=SECRET
+    )
+    assert content.getvalue().count(SECRET.encode()) >= 2
+    with serving(tmp_path) as server:
+        shot = server.shoot(content.getvalue(), models="local-knockout").json()
+        (entry,) = shot["results"]
+        pictures = [
+            server.client.get(address).raise_for_status()
+            for address in (
+                entry["url"],
+                entry["preview_url"],
+                f"{entry['url']}?scale=2",
+                f"/results/{shot['request_id']}/original.webp",
+            )
+        ]
+        enlarged = server.client.post(
+            "/upscale", files={"image": ("a.jpg", content.getvalue())}, data={"format": "tiff"}
+        )
+    for answer in [*pictures, enlarged.raise_for_status()]:
+        assert SECRET.encode() not in answer.content, answer.request.url
+        assert not Image.open(io.BytesIO(answer.content)).getexif().get(0x010E)

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from models.schemas import ModelId
 from scripts.doctor import main
+from scripts.doctor_box import folders
 from scripts.doctor_outside import Clocks, clock, providers
 from scripts.doctor_pictures import Ward, examined, networks, weights
 from scripts.findings import Finding
@@ -173,6 +174,14 @@ def test_an_unwritable_data_folder_is_broken(tmp_path: Path) -> None:
     assert visit.status == 1
     assert visit.broken() == ["DATA_DIR"]
     assert visit.level("TEMP_DIR") == "well"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+def test_root_is_told_that_it_is_not_the_services_user(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    findings = list(folders(make_settings(tmp_path, data_dir=tmp_path / "data")))
+    assert (findings[0].check, findings[0].level) == ("user", "warning")
+    assert "--user 65534:65534" in findings[0].advice
 
 
 def test_a_small_disk_in_memory_is_broken(tmp_path: Path) -> None:
