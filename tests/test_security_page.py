@@ -11,7 +11,7 @@ from PIL.ExifTags import GPS, IFD
 from config import GROUPS
 from tests.conftest import ROOT, artwork, serving
 
-SECRET = "taken in front of the customer's house"
+WHISPER = "taken in front of the customer's house"
 PAGE = (ROOT / "docs" / "SECURITY.md").read_text(encoding="utf-8")
 PATHS = sorted(set(re.findall(r"`((?:[a-z]+/)+[\w.]+\.(?:py|sh))`", PAGE)))
 CODE = "\n".join(
@@ -62,13 +62,13 @@ def test_the_times_it_tells_are_the_settings_own() -> None:
 
 def test_nothing_of_a_pictures_metadata_travels_on(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x010E] = SECRET
-    exif.get_ifd(IFD.GPSInfo)[GPS.GPSAreaInformation] = SECRET
+    exif[0x010E] = WHISPER
+    exif.get_ifd(IFD.GPSInfo)[GPS.GPSAreaInformation] = WHISPER
     content = io.BytesIO()
     Image.open(io.BytesIO(artwork(width=200, height=200))).convert("RGB").save(
-        content, "JPEG", exif=exif, comment=SECRET
+        content, "JPEG", exif=exif, comment=WHISPER
     )
-    assert content.getvalue().count(SECRET.encode()) >= 2
+    assert content.getvalue().count(WHISPER.encode()) >= 2
     with serving(tmp_path) as server:
         shot = server.shoot(content.getvalue(), models="local-knockout").json()
         (entry,) = shot["results"]
@@ -85,5 +85,5 @@ def test_nothing_of_a_pictures_metadata_travels_on(tmp_path: Path) -> None:
             "/upscale", files={"image": ("a.jpg", content.getvalue())}, data={"format": "tiff"}
         )
     for answer in [*pictures, enlarged.raise_for_status()]:
-        assert SECRET.encode() not in answer.content, answer.request.url
+        assert WHISPER.encode() not in answer.content, answer.request.url
         assert not Image.open(io.BytesIO(answer.content)).getexif().get(0x010E)

@@ -164,7 +164,7 @@ async def test_a_network_is_not_tried_in_memory_that_others_need(tmp_path: Path)
     findings = [each async for each in networks(ward)]
     (isnet,) = [each for each in findings if each.check == "local-isnet"]
     assert isnet.level == "warning"
-    assert "100 MiB are free now" in isnet.found
+    assert "100 are free now" in isnet.found
 
 
 def test_an_unwritable_data_folder_is_broken(tmp_path: Path) -> None:
