@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 BIREFNET ?= none
 
-.PHONY: setup demo serve test lint types check sdl audit bench proof weights lock release
+.PHONY: setup demo serve doctor test lint types check sdl audit bench proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -17,6 +17,9 @@ demo: setup
 
 serve: setup
 	@.venv/bin/uvicorn main:app --port $(PORT)
+
+doctor: setup
+	@$(PY) -m scripts.doctor
 
 test: setup
 	@bash scripts/test_tools.sh

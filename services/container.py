@@ -73,6 +73,7 @@ from services.profiles import Way, way_for
 from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
 from services.rate_limits import RateLimits, Rates, open_storage
+from services.readiness import Sight, look, problems
 from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
@@ -137,6 +138,7 @@ class Services:
     public_base_url: str
     removebg: RemovalParameters
     max_pixels: int
+    min_free_bytes: int
     memory: Split
     started_at: float
 
@@ -155,9 +157,10 @@ class Services:
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
-        some = any(states[model].status is ModelStatus.READY for model in self.default_models)
+        found = problems(await self._sight(states))
         return Readiness(
-            ready=some and not self.drain.draining,
+            ready=not any(each.blocks for each in found),
+            problems=found,
             draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
@@ -169,6 +172,28 @@ class Services:
             idempotency=self.idempotency.info(),
             data=DataInfo(available=self.data.problem is None, reason=self.data.problem),
             pillow=PIL.__version__,
+        )
+
+    async def _sight(self, states: Mapping[ModelId, ModelReadiness]) -> Sight:
+        pictures, data, picks = await asyncio.to_thread(
+            lambda: [look(each) for each in (self.uploads, self.data.path, self.data.picks)]
+        )
+        return Sight(
+            draining=self.drain.draining,
+            models=states,
+            default_models=self.default_models,
+            prices={model: self.ledger.expected(model) for model in PAID},
+            standings=self.budgets.standings(),
+            breakers=self.breakers.by_provider,
+            failures_in_a_row=self.inference.status().failures_in_a_row,
+            queue=_queue(self.gate),
+            shots_bytes=self.memory.shots,
+            pictures=pictures,
+            min_free_bytes=self.min_free_bytes,
+            data=data,
+            picks=picks,
+            data_problem=self.data.problem,
+            idempotency=self.idempotency.info(),
         )
 
     def model_table(self) -> ModelTable:
@@ -206,6 +231,7 @@ class Services:
             running=now.running,
             waiting=now.waiting,
             load_s=now.load_s,
+            failures_in_a_row=now.failures_in_a_row,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -345,6 +371,7 @@ async def open_services(
             public_base_url=settings.storage.public_base_url,
             removebg=_removebg(settings.removebg),
             max_pixels=max_pixels,
+            min_free_bytes=settings.storage.min_free_disk_mb * MIB,
             memory=shares,
             started_at=time.monotonic(),
         )
@@ -436,6 +463,13 @@ def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
 
 
 _Networks = dict[ModelId, tuple[Network, Way]]
+
+
+def networks_of(
+    settings: Settings, *, granted: int | None
+) -> Mapping[ModelId, tuple[Network, Way]]:
+    """The networks that these settings run on a box with so much memory, and how each is run."""
+    return _networks(settings, _run_plan(settings.local), granted)[0]
 
 
 def _networks(
