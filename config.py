@@ -427,6 +427,37 @@ class RemovebgSettings(Group):
     )
 
 
+class ObservabilitySettings(Group):
+    """What can be seen of it from outside (docs/METRICS.md)."""
+
+    metrics_token: Annotated[
+        Annotated[SecretStr, Field(min_length=16)] | None, BeforeValidator(_secret_or_none)
+    ] = Field(
+        None,
+        description="Opens GET /metrics to a scraper that shows it as a bearer token, and nothing "
+        "else; at least 16 characters. Empty: an API key does, or, without API_KEYS, nobody is "
+        "asked.",
+    )
+    otel_exporter_otlp_endpoint: BaseUrl = Field(
+        "",
+        description="Base address of an OpenTelemetry collector (OTLP over HTTP), as "
+        "http://collector:4318, that traces are sent to. Empty: none are made.",
+    )
+    otel_exporter_otlp_headers: Key = Field(
+        None, description="Headers for the collector, as name=value pairs separated by commas."
+    )
+    otel_service_name: str = Field(
+        "dtf-image-service", min_length=1, description="What traces call the service."
+    )
+    otel_traces_sampler_arg: float = Field(
+        1,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced; one whose caller has decided (traceparent) "
+        "follows that.",
+    )
+
+
 class LocalSettings(Group):
     """Models on this machine."""
 
@@ -596,6 +627,7 @@ class Settings(BaseModel):
     storage: StorageSettings
     webhooks: WebhookSettings
     removebg: RemovebgSettings
+    observability: ObservabilitySettings
     local: LocalSettings
     ben2: Ben2Settings
     picks: PickSettings
@@ -611,6 +643,7 @@ GROUPS: Mapping[str, type[Group]] = {
     "storage": StorageSettings,
     "webhooks": WebhookSettings,
     "removebg": RemovebgSettings,
+    "observability": ObservabilitySettings,
     "local": LocalSettings,
     "ben2": Ben2Settings,
     "picks": PickSettings,
@@ -642,6 +675,6 @@ def _load(group: type[G], env_file: Path | None, problems: list[str]) -> G | Non
 
 def _line(error: ErrorDetails) -> str:
     name = str(error["loc"][0])
-    secret = "key" in name or "secret" in name
+    secret = "key" in name or "secret" in name or name.endswith(("_token", "_headers"))
     shown = "" if secret else f" (it is {error['input']!r})"
     return f"{name.upper()}: {error['msg']}{shown}"

@@ -1,5 +1,6 @@
 """The application: `uvicorn main:app`."""
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypedDict
@@ -62,4 +63,7 @@ def _settings_or_exit() -> Settings:
         raise SystemExit(f"The settings cannot be used:\n{error}") from None
 
 
-app = create_app(_settings_or_exit())
+_settings = _settings_or_exit()
+logs.configure(_settings.work.log_level)  # before the server's own first lines
+logging.captureWarnings(capture=True)
+app = create_app(_settings)

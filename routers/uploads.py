@@ -45,6 +45,7 @@ from routers.multipart import FILE_FIELDS, MAX_FIELD_BYTES, Body, FormReader, to
 from services.admission import Gate
 from services.container import Services
 from services.room import full_disk_said
+from utils.spans import span, spanned
 
 INTAKE_ERRORS = (
     MissingSource,
@@ -187,6 +188,7 @@ async def _refuse_if_full(request: Request, gate: Gate) -> None:
         raise
 
 
+@spanned("receive")
 async def _read_body(request: Request, services: Services, folder: Path, naming: Naming) -> Body:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     limit = services.max_upload_bytes
@@ -231,7 +233,8 @@ async def _one_picture(body: Body, services: Services, folder: Path, naming: Nam
     if not isinstance(url, str):
         raise InvalidParameter("image_url: must be a string.", field=URL_FIELD)
     picture = folder / "download"
-    await services.fetcher.fetch(url, into=picture)
+    with span("download"):
+        await services.fetcher.fetch(url, into=picture)
     return _not_empty(picture)
 
 

@@ -26,6 +26,7 @@ from models.errors import DeadlineExceeded, Draining, InsufficientMemory, Overlo
 from services.budget import Budget
 from utils.clock import Deadline
 from utils.logs import key_id
+from utils.spans import span
 
 MAX_OVERTAKES = 4
 _MIB = 1 << 20
@@ -139,8 +140,9 @@ class Gate:
         self._line.setdefault(waiter.key, deque()).append(waiter)
         self._admit()
         try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                await waiter.called
+            with span("queue"):
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await waiter.called
         except TimeoutError:
             self._withdraw(waiter)
             raise DeadlineExceeded(

@@ -66,6 +66,7 @@ from services.inference_process import InferenceProcess
 from services.local_ben2 import Ben2File, LocalBen2, host_bytes
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
+from services.metrics import Metrics
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.proofs import Proofs
@@ -77,6 +78,7 @@ from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
 from services.temp_folder import temp_folder
+from services.tracing import Collector, Tracing, open_tracing
 from services.upscaler import Upscaler
 from services.webhooks import Webhooks
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
@@ -120,6 +122,8 @@ class Services:
     breakers: Breakers
     recent_errors: ErrorRing
     idempotency: Idempotency
+    metrics: Metrics
+    tracing: Tracing | None
     webhooks: Webhooks
     drain: Drain
     uploads: Path
@@ -225,6 +229,8 @@ async def open_services(
     `stand_ins` take the place of the removers of the same id.
     """
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(open_tracing(_collector(settings, version)))
+        metrics = Metrics()
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
@@ -279,6 +285,7 @@ async def open_services(
             taste=preferences,
             print_limits=limits,
             recent_errors=recent_errors,
+            tell=metrics.outcome,
         )
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
@@ -322,6 +329,8 @@ async def open_services(
             breakers=providers.money.breakers,
             recent_errors=recent_errors,
             idempotency=idempotency,
+            metrics=metrics,
+            tracing=tracing,
             webhooks=webhooks,
             drain=drain,
             uploads=uploads,
@@ -355,6 +364,20 @@ def _providers(
     )
 
 
+def _collector(settings: Settings, version: str) -> Collector | None:
+    asked = settings.observability
+    if not asked.otel_exporter_otlp_endpoint:
+        return None
+    headers = asked.otel_exporter_otlp_headers
+    return Collector(
+        asked.otel_exporter_otlp_endpoint,
+        headers=None if headers is None else headers.get_secret_value(),
+        service_name=asked.otel_service_name,
+        version=version,
+        share=asked.otel_traces_sampler_arg,
+    )
+
+
 def _access(settings: Settings, data: DataFolder) -> Access:
     """The door; where keys are wanted, their tokens survive a restart. Blocks."""
     asked = settings.access
@@ -364,9 +387,11 @@ def _access(settings: Settings, data: DataFolder) -> Access:
         secret = kept_secret(data.signing_key)
     else:
         secret = secrets.token_bytes()
+    token = settings.observability.metrics_token
     return open_access(
         asked.api_keys,
         secret=secret,
+        metrics_token=None if token is None else token.get_secret_value(),
         link_ttl_s=asked.result_token_ttl_h * 3600,
         limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )

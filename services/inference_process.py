@@ -16,7 +16,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Self
@@ -25,6 +27,7 @@ from models.errors import FailureCode, RemoverError
 from models.inference import RunPlan
 from services.inference import GraphRefused, Tensor, estimated_bytes, resting_bytes
 from services.inference_child import Message, plan_to_wire, read_tensor, write_tensor
+from utils.spans import spanned, waited
 from utils.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -45,6 +48,8 @@ _EXPECTED: dict[object, dict[str, type | tuple[type, ...]]] = {
     "memory": {"message": str},
     "error": {"message": str},
 }
+_LONGEST_SAID = 4096
+_MOST_SAID = 100
 
 
 class InferenceCrashed(RemoverError):
@@ -61,7 +66,8 @@ class InferenceStatus:
 
     `loaded` are the networks it holds, `running` says that a network is being run (not loaded),
     `waiting` counts the jobs whose turn has not come, `load_s` says how long each network took to
-    load when it last did.
+    load when it last did. `starts` counts processes, `crashes` those that ended within a job though
+    nobody had ended them.
     """
 
     pid: int | None
@@ -69,6 +75,8 @@ class InferenceStatus:
     running: bool
     waiting: int
     load_s: dict[str, float]
+    starts: int = 0
+    crashes: int = 0
 
 
 @dataclass(slots=True)
@@ -116,6 +124,8 @@ class InferenceProcess:
         self._running = False
         self._load_s: dict[str, float] = {}
         self._sweeping: asyncio.TimerHandle | None = None
+        self._starts = 0
+        self._ended_in_jobs = 0
         self._closed = False
 
     async def run(
@@ -132,7 +142,9 @@ class InferenceProcess:
             InferenceTimedOut: it was ended after `timeout_s`.
         """
         plan = _absolute(plan)
+        since_s = time.perf_counter()
         async with self._turns.turn(expected_s):
+            waited("inference_wait", since_s)
             self._stop_sweeping()
             try:
                 self._refuse_while_it_rests(plan)
@@ -159,6 +171,8 @@ class InferenceProcess:
             running=self._running,
             waiting=self._turns.waiting,
             load_s=dict(self._load_s),
+            starts=self._starts,
+            crashes=self._ended_in_jobs,
         )
 
     async def close(self) -> None:
@@ -170,9 +184,11 @@ class InferenceProcess:
             await self._end_child()
             self._memory.close()
 
+    @spanned("inference")
     async def _job(self, plan: RunPlan, tensor: Tensor) -> Tensor:
         """One job from the child's start to its answer; anything but an answer ends the child."""
         child = await self._living_child()
+        child.context = copy_context()
         answered = False
         try:
             write_tensor(self._memory.fileno(), tensor)
@@ -215,6 +231,7 @@ class InferenceProcess:
         if self._child is not None and self._child.alive:
             return self._child
         await self._end_child()
+        self._starts += 1
         self._child = await _Child.start(self._memory.fileno(), kill_first=self._kill_first)
         self._refuse_when_closed()
         return self._child
@@ -270,6 +287,7 @@ class InferenceProcess:
     def _ended(self, returncode: int) -> InferenceCrashed:
         if self._closed:
             return InferenceCrashed(FailureCode.CANCELLED, "The service is being stopped.")
+        self._ended_in_jobs += 1
         if returncode == _KILLED:
             return _out_of_memory("its process was killed")
         _log.error("inference_process_ended", extra={"returncode": returncode})
@@ -340,6 +358,9 @@ class _Child:
         self._writer = writer
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._listening: asyncio.Task[None] | None = None
+        self.context = Context()
+        """Of the job at hand or the last one: what the process says is logged as its request's."""
+        self._overhearing: asyncio.Task[None] | None = None
         self._killed = False
 
     @classmethod
@@ -356,7 +377,8 @@ class _Child:
             ours.close()
             raise
         child = cls(process, writer)
-        child._listening = asyncio.create_task(child._listen(reader))
+        child._listening = asyncio.create_task(child._listen(reader), context=Context())
+        child._overhearing = asyncio.create_task(child._overhear(), context=Context())
         return child
 
     @property
@@ -384,6 +406,8 @@ class _Child:
         """Wait until the process has ended and the system has its memory back."""
         if self._listening is not None:
             await asyncio.shield(self._listening)
+        if self._overhearing is not None:
+            await asyncio.shield(self._overhearing)
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
@@ -391,9 +415,8 @@ class _Child:
                 if line.endswith(b"\n"):  # else it was killed in the middle of a word
                     self._messages.put_nowait(_message_in(line))
         except ValueError:  # also a line without end
-            _log.error(
-                "inference_process_garbled", extra={"pid": self.pid}
-            )  # its words say nothing
+            facts = {"pid": self.pid}
+            _log.error("inference_process_garbled", extra=facts)  # its words say nothing
             self.kill()
             self._messages.put_nowait({"event": "garbled"})
         except OSError:
@@ -404,10 +427,24 @@ class _Child:
         with suppress(OSError):
             await self._writer.wait_closed()
 
-    def _garbled(self) -> None:
-        _log.error("inference_process_garbled", extra={"pid": self.pid})
-        self.kill()
-        self._messages.put_nowait({"event": "garbled"})
+    async def _overhear(self) -> None:
+        """What libraries print becomes lines of our own log; beyond a few, it is read and dropped.
+
+        A pipe that nobody reads would stop the process.
+        """
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        pipe, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stderr
+        )
+        try:
+            left = _MOST_SAID
+            while piece := await reader.read(_LONGEST_SAID):
+                if left > 0 and (words := piece.decode(errors="replace").strip()):
+                    left -= 1
+                    told = {"pid": self.pid, "said": words}
+                    self.context.run(_log.warning, "inference_process_said", extra=told)
+        finally:
+            pipe.close()
 
     def _reap(self) -> int:
         """Its return code; it has closed its socket, so it is ending, or else is made to."""
@@ -426,6 +463,7 @@ def _spawn(channel_fd: int, memory_fd: int, *, kill_first: bool) -> subprocess.P
         cwd=_ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         pass_fds=(channel_fd, memory_fd),
         process_group=0,
     )

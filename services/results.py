@@ -92,7 +92,7 @@ class ResultStore:
         self._records = records
         self._ttl = ttl
         self._record_ttl = record_ttl
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
         self._room = Room(folder, min_free_bytes)
         # the one asked for longest ago first; changed by the loop's thread and by the pool's
         self._held: OrderedDict[str, _Held] = OrderedDict()
@@ -114,6 +114,11 @@ class ResultStore:
 
     def expires_at(self, created_at: datetime) -> datetime:
         return created_at + self._ttl
+
+    def held_bytes(self) -> int:
+        """What the pictures take that are here."""
+        with self._changing:
+            return sum(held.bytes for held in self._held.values())
 
     def holds(self, request_id: str) -> bool:
         """Whether the shot's pictures are here."""
@@ -208,7 +213,7 @@ class ResultStore:
             self.check_room(size)
         except InsufficientStorage:
             return False
-        return size <= self._quota_bytes
+        return size <= self.quota_bytes
 
     async def keep_print(
         self, key: PrintKey, pieces: AsyncGenerator[bytes, None]
@@ -338,7 +343,7 @@ class ResultStore:
                 held.bytes += by
             total = sum(each.bytes for each in self._held.values())
             for other, each in list(self._held.items()):
-                if total <= self._quota_bytes:
+                if total <= self.quota_bytes:
                     return
                 if other != request_id and not each.running:
                     total -= each.bytes

@@ -57,6 +57,7 @@ from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch, utc_today
 from utils.pictures import Header
+from utils.spans import span
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,9 @@ class Shotgun:
         taste: Taste | None = None,
         print_limits: PrintLimits | None = None,
         recent_errors: ErrorRing | None = None,
+        tell: Callable[[ModelId, Outcome], None] = lambda *_: None,
     ) -> None:
+        self._tell = tell
         self._recent_errors = recent_errors or ErrorRing()
         self._print_limits = print_limits or PrintLimits()
         self._budgets = budgets
@@ -374,12 +377,14 @@ class Shotgun:
             )
             if outcome is None:
                 attempt = self._attempt(flight, image, plan, model, place)
-                outcome = await flight.stoppable(model, attempt)
+                with span("model", model=model):
+                    outcome = await flight.stoppable(model, attempt)
             caller.get().charge(cost_of(outcome))
             stored: Stored | None = None
             if isinstance(outcome, Succeeded):
                 self._latencies[model].append((utc_today(), outcome.latency_ms))
                 outcome, stored = await self._keep(flight.request_id, model, outcome, plan)
+        self._tell(model, outcome)
         if isinstance(outcome, Failed):
             self._recent_errors.note_failure(model, outcome.code)
         await flight.land(model, outcome, stored)
@@ -445,13 +450,14 @@ class Shotgun:
     ) -> tuple[Outcome, Stored | None]:
         """Write the cut-out; a disk that refuses is this model's failure and nobody else's."""
         write = partial(store_cutout, self._results, request_id, model)
-        try:
-            stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
-        except OSError as error:
-            return _failure(error, model=model, latency_ms=outcome.latency_ms), None
-        if plan.check is None:
-            return outcome, stored
-        checked = await self._checked(model, outcome.cutout, plan.check)
+        with span("store", model=model):
+            try:
+                stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
+            except OSError as error:
+                return _failure(error, model=model, latency_ms=outcome.latency_ms), None
+            if plan.check is None:
+                return outcome, stored
+            checked = await self._checked(model, outcome.cutout, plan.check)
         return outcome, replace(stored, print_check=checked)
 
     async def _checked(self, model: ModelId, cutout: Cutout, wish: Wish) -> PrintCheck | None:
