@@ -424,8 +424,8 @@ class _Child:
                 if line.endswith(b"\n"):  # else it was killed in the middle of a word
                     self._messages.put_nowait(_message_in(line))
         except ValueError:  # also a line without end
-            # its words say nothing
-            _log.error("inference_process_garbled", extra={"pid": self.pid})
+            facts = {"pid": self.pid}
+            _log.error("inference_process_garbled", extra=facts)  # its words say nothing
             self.kill()
             self._messages.put_nowait({"event": "garbled"})
         except OSError:
