@@ -5,9 +5,9 @@ use everything.
 
 **How long the line.** `queue_limit` requests in all. Keys that wait or run share it equally: each
 may fill it up to its part, a lone key all of it. Where the line is full of a key that has more than
-its part, another key's request takes the place of that key's youngest, which is refused. Whoever's
-turn would come after its deadline, at the pace of the last jobs, is refused at once: the same answer
-later would be worth less.
+its part, another key's request takes the place of that key's youngest, which is refused. Whose turn
+would come after its deadline, at the present pace, is refused at once: the same answer later would
+be worth less.
 
 **Memory.** A request that does not fit now waits for its bytes as it does for a place. Smaller ones
 go ahead of it meanwhile, `MAX_OVERTAKES` times; then nobody does until it fits. Whoever needs less
@@ -82,6 +82,7 @@ class Gate:
         self._inside: Counter[str] = Counter()
         self._line: dict[str, deque[_Waiter]] = {}  # in the order of the keys' turns
         self._jobs_s: deque[float] = deque(maxlen=_JOBS_REMEMBERED)
+        self._entered_at: list[float] = []
 
     @property
     def running(self) -> int:
@@ -111,10 +112,12 @@ class Gate:
         key = key_id.get()
         await self._enter(_Waiter(key, needs_bytes, _future()), deadline)
         entered_at = self._now()
+        self._entered_at.append(entered_at)
         seat = Seat(self.budget, needs_bytes)
         try:
             yield seat
         finally:
+            self._entered_at.remove(entered_at)
             self._jobs_s.append(self._now() - entered_at)
             self._leave(key, seat.held_bytes)
 
@@ -230,12 +233,19 @@ class Gate:
             raise self._overloaded(key, why=why)
 
     def _expected_wait_s(self, key: str) -> float:
-        """Until a newcomer of this key is let in, at the pace of the last jobs; 0: who knows."""
-        if not self._jobs_s or self.running < self.running_limit:
+        """Until a newcomer of this key is let in, at the present pace; 0: who knows."""
+        if self.running < self.running_limit:
             return 0
         mine = len(self._line.get(key, ()))
         ahead = sum(min(len(theirs), mine + 1) for theirs in self._line.values())
-        return median(self._jobs_s) * (ahead + 1) / self.running_limit
+        return self._job_s(first_guess_s=0) * (ahead + 1) / self.running_limit
+
+    def _job_s(self, *, first_guess_s: float) -> float:
+        """How long a job takes: as the last ones did, or longer where those inside already do."""
+        usual_s = median(self._jobs_s) if self._jobs_s else first_guess_s
+        now = self._now()
+        so_far_s = median([now - each for each in self._entered_at] or [0])
+        return max(usual_s, so_far_s)
 
     # --- what is said
 
@@ -263,9 +273,9 @@ class Gate:
         )
 
     def _retry_after_s(self) -> int:
-        """When the line as it stands will have gone in, at the pace of the last jobs."""
-        usual_s = median(self._jobs_s) if self._jobs_s else _FIRST_GUESS_S
-        wait_s = usual_s * (self.waiting + 1) / self.running_limit
+        """When the line as it stands will have gone in, at the present pace."""
+        job_s = self._job_s(first_guess_s=_FIRST_GUESS_S)
+        wait_s = job_s * (self.waiting + 1) / self.running_limit
         return max(1, min(_MOST_RETRY_AFTER_S, math.ceil(wait_s)))
 
 

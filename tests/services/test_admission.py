@@ -141,13 +141,30 @@ async def test_whose_turn_would_come_too_late_is_told_at_once_and_takes_no_place
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_an_empty_house_lets_in_whoever_comes_whatever_the_pace() -> None:
+async def test_those_inside_who_take_longer_than_any_before_set_the_pace() -> None:
     seconds = 0.0
-    gate = Gate(running_limit=1, queue_limit=10, now=lambda: seconds)
-    for _ in range(3):
+    gate = Gate(running_limit=2, queue_limit=10, now=lambda: seconds)
+    async with gate.slot(Deadline.after(60)):
+        seconds += 1
+    async with gate.slot(Deadline.after(60)), gate.slot(Deadline.after(60)):
+        waiting = asyncio.create_task(gate.slot(Deadline.after(60)).__aenter__())
+        await House.quiet()
+        assert gate.waiting == 1, "a second each, as far as is known"
+        seconds += 80
+        with pytest.raises(Overloaded, match="about 80 s, too late") as refusal:
+            await gate.slot(Deadline.after(60)).__aenter__()
+        assert refusal.value.retry_after_s == 80
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_house_with_a_free_place_lets_in_whoever_comes_whatever_the_pace() -> None:
+    seconds = 0.0
+    gate = Gate(running_limit=2, queue_limit=10, now=lambda: seconds)
+    async with gate.slot(Deadline.after(1)):
+        seconds += 3600
         async with gate.slot(Deadline.after(1)):
-            seconds += 3600
-    assert gate.running == 0
+            assert gate.running == 2
 
 
 async def test_keys_take_turns_and_each_key_keeps_its_own_order() -> None:
