@@ -53,8 +53,6 @@ from bench.upscale_service import ROOT, Service, running_service
 
 OUTPUT = ROOT / "load-output"
 CORES = 2
-IDLE_S = 180
-BURST_S = 120
 _AT_REST_S = 10  # the samples at the end of an idle time that are averaged
 _QUIET_S = 330  # a model may go on for MODEL_TIMEOUT_S after its answer
 _SETTLED_S = 130  # a provider's longest time-out; what is unsettled then remains so
@@ -88,6 +86,8 @@ def main() -> int:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--minutes", type=float, default=10, help="of load; default: %(default)s")
     asked.add_argument("--leak-minutes", type=float, default=0, help="of idle times and bursts")
+    asked.add_argument("--idle-s", type=float, default=180, help="of one idle time")
+    asked.add_argument("--burst-s", type=float, default=120, help="of one burst")
     asked.add_argument("--clients", type=int, default=50)
     asked.add_argument("--graph", type=Path, default=GRAPH, help="of BiRefNet-General's shape")
     given = asked.parse_args()
@@ -119,12 +119,13 @@ def measure(folder: Path, given: argparse.Namespace) -> int:
     ):
         states = wait_until_prepared(service.client)
         this = Run(service, look_alikes, watch, folder, given.clients)
+        this.facts["load average before"] = f"{os.getloadavg()[0]:.1f}"
         this.facts["models"] = ", ".join(f"{m}: {s['status']}" for m, s in states.items())
         _plan(this)
         _load(this, given.minutes * 60)
         routes = routes_table(Diary.read(this.diary).requests)
         if given.leak_minutes:
-            _leak_check(this, given.leak_minutes * 60)
+            _leak_check(this, given)
         _prove(this)
         return _report(this, given, routes)
 
@@ -224,14 +225,14 @@ def _busy(queue: Any) -> bool:  # noqa: ANN401  # JSON
     )
 
 
-def _leak_check(this: Run, seconds: float) -> None:
-    begun = time.monotonic()
+def _leak_check(this: Run, given: argparse.Namespace) -> None:
+    seconds, begun = given.leak_minutes * 60, time.monotonic()
     while time.monotonic() - begun < seconds:
-        time.sleep(IDLE_S)
+        time.sleep(given.idle_s)
         this.idles.append(this.watch.mean_of(_AT_REST_S))
         print(f"idle {len(this.idles)}: {this.idles[-1].service_mb:.0f} MB", flush=True)
-        if time.monotonic() - begun + IDLE_S < seconds:
-            _burst(this, BURST_S)
+        if time.monotonic() - begun + given.idle_s < seconds:
+            _burst(this, given.burst_s)
     _until_quiet(this)
 
 
@@ -257,9 +258,8 @@ def _prove(this: Run) -> None:
 
 def _report(this: Run, given: argparse.Namespace, routes: list[str]) -> int:
     lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}, {CORES} cores of {_machine()}, load average before and "
-        f"after as the machine was shared: {os.getloadavg()[0]:.1f}; "
-        f"{given.clients} clients for {given.minutes:g} minutes"
+        f"{datetime.now(UTC):%Y-%m-%d}, {CORES} cores of {_machine()}; {given.clients} clients for "
+        f"{given.minutes:g} minutes"
         + (f", then {given.leak_minutes:g} of idle times and bursts" if given.leak_minutes else ""),
         "",
         *facts_table({**this.facts, **this.findings.told, "wrong": len(this.findings.wrong)}),
