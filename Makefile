@@ -5,7 +5,7 @@ BIREFNET ?= none
 MINUTES ?= 10
 LEAK_MINUTES ?= 45
 
-.PHONY: setup demo serve test lint types check sdl bench load proof weights lock release
+.PHONY: setup demo serve test lint types check sdl audit bench load proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -36,6 +36,9 @@ check: lint types
 sdl: setup
 	@$(PY) -m scripts.sdl
 	@bash scripts/validate_sdl.sh
+
+audit: setup
+	@$(PY) -m scripts.audit
 
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check renderings providers soak shots; do $(PY) -m bench.$$each || exit 1; done

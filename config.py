@@ -332,7 +332,7 @@ class StorageSettings(Group):
     """What is kept, where and how long."""
 
     temp_dir: Path = Field(
-        Path("/tmp/img-proc"),  # noqa: S108  # the user's own default
+        Path("/tmp/img-proc"),  # noqa: S108  # nosec B108  # the user's own default
         description="Folder for uploads on their way and for results.",
     )
     result_ttl_h: float = Field(

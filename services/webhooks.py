@@ -174,7 +174,7 @@ class Webhooks:
         _log.error("webhook_given_up", extra={"webhook": event.id, "host": host_of(url)})
 
     def _wait_s(self, attempt: int) -> float:
-        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
+        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # nosec B311  # not a secret
         return float(_FIRST_WAIT_S * _FACTOR ** (attempt - 1) * spread * self._pace)
 
     async def _post(self, url: httpx.URL, event: _Event) -> tuple[_Verdict, str]:
