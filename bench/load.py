@@ -178,7 +178,6 @@ def _load(this: Run, seconds: float) -> None:
     before = _cpu_s(this.service.watcher.pid), _cpu_s(this.look_alikes.pid)
     locust_s = _burst(this, seconds)
     begun, ended = this.bursts[-1]
-    _until_quiet(this)
     service_s = _cpu_s(this.service.watcher.pid) - before[0]
     lookalike_s = _cpu_s(this.look_alikes.pid) - before[1]
     probes = [took for at, took in this.watch.health_s if begun <= at <= ended]
@@ -233,13 +232,13 @@ def _leak_check(this: Run, given: argparse.Namespace) -> None:
         print(f"idle {len(this.idles)}: {this.idles[-1].service_mb:.0f} MB", flush=True)
         if time.monotonic() - begun + given.idle_s < seconds:
             _burst(this, given.burst_s)
-    _until_quiet(this)
 
 
 # --- what is proven and told
 
 
 def _prove(this: Run) -> None:
+    _until_quiet(this)
     diary = Diary.read(this.diary)
     found = this.findings
     found.add(judged_answers(diary.requests))

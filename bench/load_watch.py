@@ -1,5 +1,6 @@
 """What the service holds while bench.load runs: memory by process, descriptors, threads, files."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,8 @@ from bench.memory_watch import ControlGroup, pss_bytes, tree
 MB = 1_000_000
 _SAMPLE_S = 1.0
 _PROBE_S = 0.5
-_RESULTS = "results"
+_FILES_EVERY_S = 10
+_RESULTS, _DATA = "results", "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Watch:
     samples: list[Sample] = field(default_factory=list)
     health_s: list[tuple[float, float]] = field(default_factory=list)
     health_failed: int = 0
+    _files: tuple[float, int, float, int] = (-_FILES_EVERY_S, 0, 0.0, 0)
 
     def now_s(self) -> float:
         return time.monotonic() - self.began
@@ -56,7 +59,7 @@ class Watch:
     def sample(self) -> Sample:
         pids = tree(self.pid)
         held = [pss_bytes(each) / MB for each in pids]
-        results, others = _files(self.temp_dir)
+        count, megabytes, others = self._counted_files()
         return Sample(
             at_s=round(self.now_s(), 1),
             service_mb=round(held[0], 1),
@@ -65,10 +68,17 @@ class Watch:
             descriptors=_entries(Path(f"/proc/{self.pid}/fd")),
             threads=_entries(Path(f"/proc/{self.pid}/task")),
             children=len(pids) - 1,
-            result_files=len(results),
-            result_mb=round(sum(results) / MB, 1),
+            result_files=count,
+            result_mb=megabytes,
             other_files=others,
         )
+
+    def _counted_files(self) -> tuple[int, float, int]:
+        """As they were within the last seconds: to count thousands takes a while."""
+        if self.now_s() - self._files[0] >= _FILES_EVERY_S:
+            results, others = _files(self.temp_dir)
+            self._files = (self.now_s(), len(results), round(sum(results) / MB, 1), others)
+        return self._files[1:]
 
     def mean_of(self, seconds: float) -> Sample:
         """What the last seconds' samples say on average; counts as they are now."""
@@ -139,13 +149,18 @@ def _entries(folder: Path) -> int:
 
 def _files(temp_dir: Path) -> tuple[list[int], int]:
     """Sizes of the results' files, and how many others there are; of DATA_DIR neither."""
-    results, others = [], 0
-    for path in temp_dir.rglob("*"):
-        with suppress(OSError):
-            if not path.is_file():
-                continue
-            if path.is_relative_to(temp_dir / _RESULTS):
-                results.append(path.stat().st_size)
-            elif not path.is_relative_to(temp_dir / "data"):
-                others += 1
+    results: list[int] = []
+    others = 0
+    for folder, _, names in os.walk(temp_dir):  # what vanishes meanwhile is passed over
+        place = Path(folder).relative_to(temp_dir).parts[:1]
+        if place == (_RESULTS,):
+            results += [_size(Path(folder) / name) for name in names]
+        elif place != (_DATA,):
+            others += len(names)
     return results, others
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +25,7 @@ from bench.load_proof import (
     why_not_whole,
 )
 from bench.load_report import Trend, percentile, routes_table, trend
+from bench.load_watch import Watch
 from bench.load_wire import LEFT
 from bench.load_wire import Diary as Writer
 from models.schemas import ModelId
@@ -177,6 +179,25 @@ def test_percentiles_are_by_nearest_rank_and_count_what_was_answered() -> None:
     answers += [seen(status=503, seconds=99), seen(status=LEFT, seconds=99)]
     row = routes_table(answers)[-1]
     assert row == "| POST /upscale | 6 | 4 | 1 | 1 x left | 2.00 | 4.00 | 4.00 | 0.50 |"
+
+
+def test_a_sample_counts_files_by_what_they_are_and_survives_those_that_vanish(
+    tmp_path: Path,
+) -> None:
+    for name in (
+        "results/one/cutout.png",
+        "uploads/9/image",
+        "uploads/8/image",
+        "data/costs.jsonl",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x" * 500_000)
+    (tmp_path / "results" / "one" / "gone.png").symlink_to(tmp_path / "nothing")
+    sample = Watch(os.getpid(), tmp_path, None).sample()
+    assert (sample.result_files, sample.result_mb, sample.other_files) == (2, 0.5, 2)
+    assert sample.service_mb > 10
+    assert sample.threads >= 1
+    assert sample.descriptors >= 3
 
 
 # --- the clients themselves
