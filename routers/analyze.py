@@ -26,7 +26,6 @@ router = APIRouter(tags=["print check"])
         errors.TooManyPixels,
         errors.Overloaded,
         errors.InsufficientMemory,
-        errors.DeadlineExceeded,
     ),
     openapi_extra=describes_submission(AnalyzeParameters),
 )

@@ -65,7 +65,6 @@ async def _masks(
             errors.ScaleOutOfRange,
             errors.Overloaded,
             errors.InsufficientMemory,
-            errors.DeadlineExceeded,
             errors.InsufficientStorage,
         ),
     },
