@@ -1,5 +1,6 @@
 """The application: `uvicorn main:app`."""
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypedDict
@@ -8,10 +9,9 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import documentation, pages, problems
-from routers.authentication import Door
+from routers import documentation, pages, perimeter, problems
 from routers.every import ROUTERS
-from routers.middleware import RequestFrame
+from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
 from utils import logs
@@ -34,7 +34,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         logs.configure(settings.work.log_level)
         async with open_services(settings, version=VERSION, stand_ins=stand_ins or {}) as services:
-            yield {"services": services}
+            with ended_by_signals(services.drain):
+                yield {"services": services}
 
     app = FastAPI(
         title="DTF image service",
@@ -42,15 +43,24 @@ def create_app(
         summary="Background removal by several models at once, for direct-to-film printing.",
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.network.docs_enabled else None,
     )
-    app.add_middleware(Door)
-    app.add_middleware(RequestFrame)
+    perimeter.install(app, _edge(settings))
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
     app.include_router(pages.pages(embedded_by=settings.access.page_embedded_by))
     documentation.install(app)
     return app
+
+
+def _edge(settings: Settings) -> perimeter.Edge:
+    return perimeter.Edge(
+        proxies=settings.network.trusted_proxies,
+        hosts=settings.network.allowed_hosts,
+        public_base_url=settings.storage.public_base_url,
+        origins=settings.network.cors_origins,
+    )
 
 
 def _settings_or_exit() -> Settings:
@@ -60,4 +70,7 @@ def _settings_or_exit() -> Settings:
         raise SystemExit(f"The settings cannot be used:\n{error}") from None
 
 
-app = create_app(_settings_or_exit())
+_settings = _settings_or_exit()
+logs.configure(_settings.work.log_level)  # before the server's own first lines
+logging.captureWarnings(capture=True)
+app = create_app(_settings)

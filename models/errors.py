@@ -10,7 +10,7 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed · UnknownForeground
 ├── AccessRefused               who asks is not known, or may not do this
-│   ├── MissingKey · InvalidKey
+│   ├── MissingKey · InvalidKey · RateLimited · UnknownHost
 │   └── NotAllowed · SessionExhausted
 ├── ResultNotFound · NothingToCompare · OriginalNotKept
 ├── BudgetExhausted             money set aside for today or for this call is spent
@@ -18,7 +18,9 @@ ServiceError                    the request as a whole cannot be answered
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── NotPickable · PicksUnavailable
 ├── DeadlineExceeded
-├── Overloaded · InsufficientMemory
+├── NotAdmitted                 no work has begun on it
+│   └── Overloaded · Draining
+├── InsufficientMemory
 └── InsufficientStorage
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
@@ -130,6 +132,12 @@ class NotAllowed(AccessRefused): ...
 class SessionExhausted(AccessRefused): ...
 
 
+class RateLimited(AccessRefused): ...
+
+
+class UnknownHost(AccessRefused): ...
+
+
 class ResultNotFound(ServiceError): ...
 
 
@@ -169,7 +177,13 @@ class PicksUnavailable(ServiceError): ...
 class DeadlineExceeded(ServiceError): ...
 
 
-class Overloaded(ServiceError): ...
+class NotAdmitted(ServiceError): ...
+
+
+class Overloaded(NotAdmitted): ...
+
+
+class Draining(NotAdmitted): ...
 
 
 class InsufficientMemory(ServiceError): ...

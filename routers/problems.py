@@ -71,6 +71,16 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.SessionExhausted: Kind(
         403, "session_exhausted", "Session used up", "All shots of this session are used up."
     ),
+    errors.RateLimited: Kind(
+        429,
+        "rate_limited",
+        "Too many requests",
+        "More than 600 requests a minute that make pictures.",
+        retryable=True,
+    ),
+    errors.UnknownHost: Kind(
+        421, "unknown_host", "Wrong host", "The service is not reached by this name."
+    ),
     errors.BudgetExhausted: Kind(
         402,
         "budget_exhausted",
@@ -138,6 +148,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     ),
     errors.Overloaded: Kind(
         503, "overloaded", "Too busy", "4 requests run and 32 are waiting.", retryable=True
+    ),
+    errors.Draining: Kind(
+        503, "draining", "Being stopped", "No new work is taken.", retryable=True
     ),
     errors.InsufficientMemory: Kind(
         503, "insufficient_memory", "Too large for the memory", "A WebP of 20000 x 20000 pixels."

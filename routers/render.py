@@ -64,6 +64,7 @@ async def _masks(
             errors.TooManyPixels,
             errors.ScaleOutOfRange,
             errors.Overloaded,
+            errors.Draining,
             errors.InsufficientMemory,
             errors.InsufficientStorage,
         ),

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import median
 
-from models.errors import InsufficientMemory, Overloaded
+from models.errors import Draining, InsufficientMemory, Overloaded
 from services.budget import Budget
 from utils.clock import Deadline
 from utils.logs import key_id
+from utils.spans import span
 
 MAX_OVERTAKES = 4
 _MIB = 1 << 20
@@ -83,6 +84,7 @@ class Gate:
         self._line: dict[str, deque[_Waiter]] = {}  # in the order of the keys' turns
         self._jobs_s: deque[float] = deque(maxlen=_JOBS_REMEMBERED)
         self._entered_at: list[float] = []
+        self._refusal: Callable[[], Draining] | None = None
 
     @property
     def running(self) -> int:
@@ -95,10 +97,20 @@ class Gate:
     def refuse_if_full(self) -> None:
         """Raises Overloaded where a request of this key would find no place even in the line.
 
+        Draining where the gate is shut.
         For before a body is read: nothing is taken.
         """
+        self._refuse_if_shut()
         if self._is_busy() and not self._has_place(key_id.get()):
             raise self._overloaded(key_id.get())
+
+    def shut(self, refusal: Callable[[], Draining]) -> None:
+        """From now on let nobody in, and tell who waits; who is inside may stay."""
+        self._refusal = refusal
+        for waiter in [each for mine in self._line.values() for each in mine]:
+            self._take_out(waiter)
+            if not waiter.called.done():
+                waiter.called.set_exception(refusal())
 
     @asynccontextmanager
     async def slot(self, deadline: Deadline, *, needs_bytes: int = 0) -> AsyncIterator[Seat]:
@@ -108,6 +120,7 @@ class Gate:
             InsufficientMemory: more than the whole budget is needed.
             Overloaded: there is no place in the line, or the turn would not come, or did not
                 come, before the deadline.
+            Draining: the gate is shut.
         """
         key = key_id.get()
         await self._enter(_Waiter(key, needs_bytes, _future()), deadline)
@@ -124,6 +137,7 @@ class Gate:
     # --- the door
 
     async def _enter(self, waiter: _Waiter, deadline: Deadline) -> None:
+        self._refuse_if_shut()
         if not self.budget.could_ever_hold(waiter.needs_bytes):
             raise self._too_large(waiter.needs_bytes)
         if self._is_busy() or not self.budget.holds(waiter.needs_bytes):
@@ -132,8 +146,9 @@ class Gate:
         self._line.setdefault(waiter.key, deque()).append(waiter)
         self._admit()
         try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                await waiter.called
+            with span("queue"):
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await waiter.called
         except TimeoutError:
             self._withdraw(waiter)
             raise self._overloaded(
@@ -142,6 +157,10 @@ class Gate:
         except BaseException:
             self._withdraw(waiter)
             raise
+
+    def _refuse_if_shut(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
 
     def _leave(self, key: str, needs_bytes: int) -> None:
         self._inside -= Counter({key: 1})

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
@@ -143,7 +144,10 @@ class Claims:
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
             raise IdempotencyUnavailable("The service is being stopped.")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+        within = copy_context().run  # an executor's thread has no request's context of its own
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, within, self._try, work
+        )
 
     def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
