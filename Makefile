@@ -2,8 +2,10 @@
 PY := .venv/bin/python
 PORT ?= 8000
 BIREFNET ?= none
+MINUTES ?= 10
+LEAK_MINUTES ?= 45
 
-.PHONY: setup demo serve doctor test lint types check sdl audit bench proof weights lock release
+.PHONY: setup demo serve doctor test lint types check sdl audit bench load proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -43,6 +45,9 @@ audit: setup
 
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check renderings providers soak shots; do $(PY) -m bench.$$each || exit 1; done
+
+load: setup
+	@$(PY) -m bench.load --minutes $(MINUTES) --leak-minutes $(LEAK_MINUTES)
 
 proof: setup
 	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)

@@ -158,7 +158,7 @@ class Shotgun:
             BadPicture: the file is not a picture we can work on.
             NoModelAvailable: every model would be skipped.
             BudgetExhausted: the same, and for some of them only the money is missing.
-            Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
+            Overloaded, InsufficientStorage: the house is full.
             Draining: the service is being stopped.
             SessionExhausted: a browser session has no shot left.
             InsufficientMemory: the picture is too large for the memory there is.
