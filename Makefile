@@ -3,7 +3,10 @@ PY := .venv/bin/python
 PORT ?= 8000
 BIREFNET ?= none
 
-.PHONY: setup demo serve test lint types check sdl bench proof weights lock release
+MINUTES ?= 10
+EXAMPLES ?= 100
+
+.PHONY: setup demo serve test lint types check sdl bench fuzz schemathesis proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -37,6 +40,12 @@ sdl: setup
 
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check renderings providers soak shots; do $(PY) -m bench.$$each || exit 1; done
+
+fuzz: setup
+	@$(PY) -W ignore -m fuzz --minutes $(MINUTES)
+
+schemathesis: setup
+	@$(PY) -m fuzz.api --examples $(EXAMPLES)
 
 proof: setup
 	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)

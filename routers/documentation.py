@@ -11,12 +11,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from models import errors
 from models.schemas import Problem
-from routers import removebg_problems
-from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST
 from routers.embedded import BASE64_FIELD
-from routers.problems import TABLE, responses
+from routers.layers import Operation, add_layers
+from routers.links import add_links
 from routers.uploads import URL_FIELD
 
 _REF = "#/components/schemas/{model}"
@@ -135,22 +133,18 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for method, operation in path.items():
             if _is_fastapis(operation):
                 del operation["responses"]["422"]
-            if address not in OPEN_PATHS:
-                _add_access(operation, address, method)
+            _add_access(Operation(address, method, operation))
+            add_layers(Operation(address, method, operation))
+    add_links(made["paths"])
     return made
 
 
-def _add_access(operation: dict[str, Any], address: str, method: str) -> None:
-    """What proves who asks, and how the door refuses."""
-    by_link = method == "get" and address.startswith("/results/{request_id}")
-    operation["security"] = [{name: []} for name in _SCHEMES if by_link or name != _BY_LINK]
-    used_up = [errors.SessionExhausted] if address in SESSIONS_MAY_POST else []
-    kinds = (errors.MissingKey, errors.InvalidKey, errors.NotAllowed, *used_up)
-    refusals = responses(*kinds)
-    if address.startswith(removebg_problems.PREFIX):
-        refusals = removebg_problems.responses_there(TABLE[each] for each in kinds)
-    for status, refusal in refusals.items():
-        operation["responses"].setdefault(str(status), refusal)
+def _add_access(operation: Operation) -> None:
+    """What proves who asks."""
+    by_link = operation.method == "get" and operation.address.startswith("/results/{request_id}")
+    names = [name for name in _SCHEMES if by_link or name != _BY_LINK]
+    if operation.wants_a_key:
+        operation.told["security"] = [{name: []} for name in names]
 
 
 def _is_fastapis(operation: dict[str, Any]) -> bool:

@@ -81,9 +81,17 @@ def _walk_png(file: FileBytes) -> Header:
     extras: dict[bytes, bytes] = {}
     complete = False
     transparent = file[25] in _PNG_WITH_ALPHA
+    before, colours = b"", 0
     for kind, start, stop in _png_chunks(file):
         if kind in _PNG_PIXEL_CHUNKS:
+            _check_png_order(kind, before=before, at_once=spans[-1][1] == start)
             _check_crc(file, start=start, stop=stop)
+            before = kind
+        if kind == b"PLTE":
+            colours = min((stop - start - 12) // 3, 1 << min(depth, 8))
+        if kind == b"tRNS" and not _is_transparency(stop - start - 12, file[25], colours=colours):
+            continue
+        if kind in _PNG_PIXEL_CHUNKS:
             spans.append((start, stop))
         elif kind in (b"eXIf", b"iCCP"):
             extras.setdefault(kind, file[start + 8 : stop - 4])
@@ -123,6 +131,23 @@ def _png_chunks(file: FileBytes) -> Iterator[tuple[bytes, int, int]]:
             return
         start = stop
     raise CorruptPicture("the PNG has too many chunks")
+
+
+def _is_transparency(length: int, colour_type: int, *, colours: int) -> bool:
+    """Whether a tRNS chunk is one; libpng passes over others, and Pillow would read them."""
+    lengths = {0: (2,), 2: (6,), 3: range(1, colours + 1)}
+    return length in lengths.get(colour_type, ())
+
+
+def _check_png_order(kind: bytes, *, before: bytes, at_once: bool) -> None:
+    """Chunks that make pixels are in order, IDATs together and the others once (PNG 5.6).
+
+    Of files that break this, readers make different pictures.
+    """
+    rank = _PNG_PIXEL_CHUNKS.index
+    more_pixels = kind == before == b"IDAT" and at_once
+    if before and rank(kind) <= rank(before) and not more_pixels:
+        raise CorruptPicture("the PNG's chunks are out of order")
 
 
 def _check_crc(file: FileBytes, *, start: int, stop: int) -> None:
