@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from models import errors
 from routers import removebg_problems
-from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST
+from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST, UNCOUNTED_PATHS
 from routers.problems import TABLE, responses
 
 Responses: TypeAlias = dict[str, dict[str, Any]]
@@ -32,6 +32,10 @@ class Operation:
         return self.address not in OPEN_PATHS
 
     @property
+    def is_counted(self) -> bool:
+        return self.address not in UNCOUNTED_PATHS
+
+    @property
     def counts_in_sessions(self) -> bool:
         return self.method == "post" and self.address in SESSIONS_MAY_POST
 
@@ -50,6 +54,10 @@ class Layer:
 
 LAYERS = (
     Layer(()),  # the frame around everything: our own fault, as every layer may have it
+    Layer(
+        (errors.RateLimited, errors.UnknownHost),
+        lambda operation: operation.is_counted,
+    ),
     Layer(
         (errors.MissingKey, errors.InvalidKey, errors.NotAllowed),
         lambda operation: operation.wants_a_key,

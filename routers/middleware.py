@@ -3,6 +3,7 @@
 import logging
 import re
 import secrets
+from collections.abc import Mapping
 from functools import partial
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -52,6 +53,11 @@ class RequestFrame:
             answer.log(scope)
 
 
+def add_headers(scope: Scope, headers: Mapping[str, str]) -> None:
+    """Headers that go out with whatever the request is answered, errors as well."""
+    scope["state"].setdefault("answer_headers", {}).update(headers)
+
+
 def _note(scope: Scope, met: Kind) -> None:
     """Keep the request's problem for GET /errors."""
     scope["state"]["services"].recent_errors.note_problem(
@@ -68,7 +74,7 @@ def _route(scope: Scope) -> str | None:
 class _Answer:
     """The response on its way out: stamped with id and time, its bytes counted.
 
-    What a route leaves in `request.state.answer_headers` goes out with errors, too.
+    What `add_headers` was given goes out with errors, too.
     """
 
     def __init__(self, send: Send, request_id: str, scope: Scope) -> None:
