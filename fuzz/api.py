@@ -49,10 +49,17 @@ class Outcome:
 
 @contextmanager
 def service(folder: Path, *, keyed: bool) -> Iterator[Server]:
-    """A service whose network is a stand-in; its knock-out is real."""
+    """A service whose network is a stand-in, whose knock-out is real, and that limits no rate."""
     stand_ins = {ModelId.LOCAL_ISNET: FakeRemover(ModelId.LOCAL_ISNET)}
     keys = f"shop:{KEY}" if keyed else ""
-    with serving(folder, stand_ins=stand_ins, api_keys=keys) as server:
+    with serving(
+        folder,
+        stand_ins=stand_ins,
+        api_keys=keys,
+        log_level="ERROR",
+        rate_limit_per_minute=0,
+        refusal_limit_per_minute=0,
+    ) as server:
         yield server
 
 
