@@ -151,8 +151,8 @@ def _pixels(choices: Choices) -> Pixels:
         step = choices.number(0, 255)
         flat = (np.arange(count) * step >> choices.number(0, 7)).astype(np.uint8)
     else:
-        tile = np.frombuffer(choices.take(choices.number(1, 255)) or b"\0", np.uint8)
-        flat = np.resize(tile, count)
+        tile = choices.take(choices.number(1, 255)) or b"\0"
+        flat = np.frombuffer(tile * (count // len(tile) + 1), np.uint8)[:count]
     pixels = flat.reshape(height, width, channels)
     if kind == 3:
         pixels = pixels.copy()

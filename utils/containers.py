@@ -89,7 +89,7 @@ def _walk_png(file: FileBytes) -> Header:
             before = kind
         if kind == b"PLTE":
             colours = min((stop - start - 12) // 3, 1 << min(depth, 8))
-        if kind == b"tRNS" and not _is_transparency(stop - start - 12, file[25], colours=colours):
+        if kind == b"tRNS" and not _is_transparency(file, at=start, colours=colours):
             continue
         if kind in _PNG_PIXEL_CHUNKS:
             spans.append((start, stop))
@@ -133,8 +133,11 @@ def _png_chunks(file: FileBytes) -> Iterator[tuple[bytes, int, int]]:
     raise CorruptPicture("the PNG has too many chunks")
 
 
-def _is_transparency(length: int, colour_type: int, *, colours: int) -> bool:
-    """Whether a tRNS chunk is one; libpng passes over others, and Pillow would read them."""
+def _is_transparency(file: FileBytes, *, at: int, colours: int) -> bool:
+    """Whether the tRNS chunk is one; libpng passes over others, and Pillow would read them."""
+    length, depth, colour_type = int.from_bytes(file[at : at + 4], "big"), file[24], file[25]
+    if (depth, colour_type, length) == (1, 0, 2) and file[at + 8 : at + 10] > b"\0\1":
+        raise CorruptPicture("the PNG's transparent grey is neither of its two")
     lengths = {0: (2,), 2: (6,), 3: range(1, colours + 1)}
     return length in lengths.get(colour_type, ())
 

@@ -17,8 +17,10 @@ from fuzz.png_chunks import framed, join, mutate_png, split
 from fuzz.png_writing import check
 from fuzz.target import Choices, Finding, Target
 from models.errors import InvalidParameter
+from models.schemas import SessionParameters, UpscaleParameters
 from routers.embedded import take_apart
 from routers.multipart import FormReader
+from routers.parameters import parse
 from tests.utils.specimens import png, read, write
 from utils.containers import read_header
 from utils.pictures import CorruptPicture
@@ -156,6 +158,45 @@ def test_a_transparency_that_is_none_is_passed_over_by_both_readers(
     _, alpha = read(write(tmp_path / "x", right))
     assert alpha is not None
     assert not alpha.any()
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "row", "key"),
+    [
+        (2, 0, b"\0\x1b", b"\0\x80"),
+        (4, 0, b"\0\x01\x23", b"\xff\xf2"),
+        (8, 0, b"\0abcd", b"\x01b"),
+        (8, 2, b"\0" + bytes(12), b"\xff\0" * 3),
+    ],
+)
+def test_only_as_many_bits_of_a_transparent_colour_count_as_a_sample_has(
+    tmp_path: Path, depth: int, colour_type: int, row: bytes, key: bytes
+) -> None:
+    content = png((4, 3, depth, colour_type), row * 3, (b"tRNS", key))
+    DECODING.run(content)
+    _, alpha = read(write(tmp_path / "x", content))
+    assert alpha is not None
+    assert not alpha.all()
+
+
+def test_a_transparent_grey_that_one_bit_cannot_be_is_refused(tmp_path: Path) -> None:
+    """Pillow takes anything but 0 for white, libpng the last bit."""
+    path = write(tmp_path / "x", png((8, 1, 1, 0), b"\0\x0f", (b"tRNS", b"\0\x02")))
+    with pytest.raises(CorruptPicture, match="neither of its two"):
+        read_header(path)
+    right = png((8, 1, 1, 0), b"\0\x0f", (b"tRNS", b"\0\x01"))
+    DECODING.run(right)
+    _, alpha = read(write(tmp_path / "x", right))
+    assert alpha is not None
+    assert alpha[0].tolist() == [255] * 4 + [0] * 4
+
+
+def test_true_is_no_number() -> None:
+    for raw in ({"shots": True}, {"ttl_s": False}, {"max_cost_usd": True}):
+        with pytest.raises(InvalidParameter, match="true or false"):
+            parse(SessionParameters, raw)
+    assert parse(UpscaleParameters, {"trim": True}).trim
+    assert parse(SessionParameters, {"shots": 3}).shots == 3
 
 
 def test_blank_lines_before_a_form_count_alike_however_it_is_cut(tmp_path: Path) -> None:
