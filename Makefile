@@ -5,7 +5,9 @@ BIREFNET ?= none
 MINUTES ?= 10
 LEAK_MINUTES ?= 45
 
-.PHONY: setup demo serve doctor test lint types check sdl audit bench load proof weights lock release
+EXAMPLES ?= 100
+
+.PHONY: setup demo serve doctor test lint types check sdl audit bench load fuzz schemathesis proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -48,6 +50,12 @@ bench: setup
 
 load: setup
 	@$(PY) -m bench.load --minutes $(MINUTES) --leak-minutes $(LEAK_MINUTES)
+
+fuzz: setup
+	@$(PY) -W ignore -m fuzz --minutes $(MINUTES)
+
+schemathesis: setup
+	@$(PY) -m fuzz.api --examples $(EXAMPLES)
 
 proof: setup
 	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)

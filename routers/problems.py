@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from models import errors
@@ -179,7 +180,8 @@ WRONG_METHOD = Kind(405, "method_not_allowed", "Wrong method", "POST is not allo
 CRASHED = Kind(
     500, "internal_error", "Our fault", "The service met an unexpected error; it has been logged."
 )
-_HTTP_KINDS = {404: NOT_FOUND, 405: WRONG_METHOD}
+_HTTP_KINDS = {404: NOT_FOUND}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install(app: FastAPI) -> None:
@@ -290,8 +292,10 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     return problem(kind, f"{field}: {first['msg']}", field=field)
 
 
-async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for it alone
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _wrong_method(request)
     kind = _HTTP_KINDS.get(error.status_code)
     if kind is None:
         phrase = HTTPStatus(error.status_code).phrase
@@ -299,3 +303,19 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     response = problem(kind, kind.example)
     response.headers.update(error.headers or {})
     return response
+
+
+def _wrong_method(request: Request) -> JSONResponse:
+    """With every method that this address has in `Allow` (RFC 9110, 10.2.1).
+
+    Starlette would name those of the first route alone.
+    """
+    allowed = [method for method in _METHODS if _is_there(request, method)]
+    response = problem(WRONG_METHOD, f"{request.method} is not allowed here.")
+    response.headers["Allow"] = ", ".join(allowed)
+    return response
+
+
+def _is_there(request: Request, method: str) -> bool:
+    asked = {**request.scope, "method": method}
+    return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
