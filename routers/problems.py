@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from models import errors
 from models.schemas import Problem
 from routers import removebg_problems
+from services.room import refusal_of_disk
 from utils import logs
 
 _log = logging.getLogger(__name__)
@@ -151,6 +152,13 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.InsufficientStorage: Kind(
         507, "insufficient_storage", "Disk full", "12 MiB are free.", retryable=True
     ),
+    errors.StorageUnavailable: Kind(
+        503,
+        "storage_unavailable",
+        "Disk out of order",
+        "The disk for uploads cannot be written or read at the moment.",
+        retryable=True,
+    ),
 }
 
 NOT_FOUND = Kind(404, "not_found", "Not found", "There is nothing at this address.")
@@ -166,12 +174,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(OSError, _on_os_error)
 
 
 def responses(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
     """What a route says of its errors in the OpenAPI document, grouped by status."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for kind in (*(TABLE[each] for each in kinds), CRASHED):
+    of_every_route = (TABLE[errors.StorageUnavailable], CRASHED)
+    for kind in (*(TABLE[each] for each in kinds), *of_every_route):
         documented.setdefault(kind.status, _documented(kind.status))["content"][MEDIA_TYPE][
             "examples"
         ][kind.code] = {"value": _body(kind, kind.example)}
@@ -230,6 +240,8 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
 
 def told(error: Exception) -> dict[str, Any]:
     """The problem's members, for an answer that has begun; whatever is not ours is our fault."""
+    if isinstance(error, OSError):
+        error = refusal_of_disk(error) or error
     if not isinstance(error, errors.ServiceError):
         _log.error("crashed", exc_info=error)
         return _body(CRASHED, CRASHED.example)
@@ -248,6 +260,16 @@ def told(error: Exception) -> dict[str, Any]:
 async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
     return refused(error)
+
+
+async def _on_os_error(_: Request, error: Exception) -> JSONResponse:
+    """Wherever the disk was touched: one that refuses is said, anything else is our fault."""
+    assert isinstance(error, OSError)  # noqa: S101  # registered for it alone
+    refusal = refusal_of_disk(error)
+    if refusal is None:
+        raise error
+    _log.error("disk_refuses", extra={"reason": error.strerror})
+    return refused(refusal)
 
 
 def refused(error: errors.ServiceError) -> JSONResponse:

@@ -24,6 +24,7 @@ from services.tokens import (
     read_session,
     session_token,
 )
+from utils.clock import earliest_now_s, latest_now_s
 
 N = TypeVar("N", int, Decimal)
 
@@ -222,14 +223,18 @@ def open_access(
     secret: bytes,
     link_ttl_s: float,
     limits: SessionLimits,
-    now: Clock = time.time,
+    now: Clock | None = None,
 ) -> Access:
-    """The door for these keys (id to SHA-256), whose tokens are signed with `secret`."""
+    """The door for these keys (id to SHA-256), whose tokens are signed with `secret`.
+
+    Without `now` the system's clock counts: where it jumps, a link lives as long as its result and
+    a session no longer than it was granted.
+    """
     signer = Signer(secret)
     return Access(
         keys=KeyRing(digests),
-        links=ResultTokens(signer, ttl_s=link_ttl_s, now=now),
-        sessions=Sessions(signer, limits, now=now),
+        links=ResultTokens(signer, ttl_s=link_ttl_s, now=now or earliest_now_s),
+        sessions=Sessions(signer, limits, now=now or latest_now_s),
     )
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import (
@@ -73,6 +72,7 @@ from services.remover import BackgroundRemover
 from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
+from services.scratch import Scratch
 from services.shotgun import Shotgun
 from services.upscaler import Upscaler
 from services.webhooks import Webhooks
@@ -118,6 +118,7 @@ class Services:
     idempotency: Idempotency
     webhooks: Webhooks
     uploads: Path
+    scratches: Scratch
     data: DataFolder
     max_upload_bytes: int
     deadline_s: float
@@ -131,12 +132,8 @@ class Services:
     @asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
         """A folder for one request's files, gone when the request is."""
-        folder = self.uploads / secrets.token_hex(8)
-        await asyncio.to_thread(folder.mkdir)
-        try:
+        async with self.scratches.new() as folder:
             yield folder
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def uptime_s(self) -> float:
         return round(time.monotonic() - self.started_at, 3)
@@ -221,7 +218,9 @@ async def open_services(
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
-        uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
+        uploads = settings.storage.temp_dir / "uploads"
+        scratches = Scratch(uploads)
+        await asyncio.to_thread(scratches.open)
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
@@ -272,7 +271,7 @@ async def open_services(
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
         proofs = Proofs(upscaler, workers)
-        await stack.enter_async_context(_housekeeping(results, removers, idempotency))
+        await stack.enter_async_context(_housekeeping(results, removers, idempotency, scratches))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         yield Services(
             version=version,
@@ -305,6 +304,7 @@ async def open_services(
             idempotency=idempotency,
             webhooks=webhooks,
             uploads=uploads,
+            scratches=scratches,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -547,25 +547,17 @@ def _webhooks(settings: WebhookSettings) -> Webhooks:
     )
 
 
-def _empty_uploads(temp_dir: Path) -> Path:
-    """The folder for pictures on their way in; what an earlier process left there is partial."""
-    folder = temp_dir / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
-    for orphan in folder.iterdir():
-        shutil.rmtree(orphan, ignore_errors=True)
-    return folder
-
-
 @asynccontextmanager
 async def _housekeeping(
     results: ResultStore,
     removers: Mapping[ModelId, BackgroundRemover],
     idempotency: Idempotency,
+    scratches: Scratch,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
     networks = [each for each in removers.values() if isinstance(each, LocalRembg | LocalBen2)]
     tasks = [
-        asyncio.create_task(_sweep_for_ever(results, idempotency)),
+        asyncio.create_task(_sweep_for_ever(results, idempotency, scratches)),
         *(asyncio.create_task(_prepare(each)) for each in networks),
     ]
     try:
@@ -576,11 +568,17 @@ async def _housekeeping(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sweep_for_ever(results: ResultStore, idempotency: Idempotency) -> None:
+async def _sweep_for_ever(
+    results: ResultStore, idempotency: Idempotency, scratches: Scratch
+) -> None:
     """Forget what has expired, and give the system the memory that enlargements no longer use."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
-        await asyncio.to_thread(results.sweep)
+        for sweep in (results.sweep, scratches.sweep):
+            try:
+                await asyncio.to_thread(sweep)
+            except OSError as error:  # a disk that refuses is asked again a minute later
+                _log.warning("not_swept", extra={"reason": error.strerror})
         await idempotency.sweep()
         await asyncio.to_thread(heap.trim)
 

@@ -121,7 +121,7 @@ class RemoteRemover:
         options.allowance.release(self.name)  # from here on the ledger counts it
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
         address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
-        with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:
+        with tempfile.TemporaryDirectory(dir=self.temp_dir, ignore_cleanup_errors=True) as folder:
             answer = Path(folder) / "answer"
             await _download(self.fetcher, address, answer, deadline)
             await place.take()

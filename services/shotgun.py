@@ -55,6 +55,7 @@ from services.results import ResultStore
 from services.standings import Standings
 from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
+from utils import disk
 from utils.clock import Deadline, Stopwatch, utc_today
 from utils.pictures import Header
 
@@ -422,7 +423,8 @@ class Shotgun:
         try:
             stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
         except OSError as error:
-            return _failure(error, model=model, latency_ms=outcome.latency_ms), None
+            failed = _failure(error, model=model, latency_ms=outcome.latency_ms)
+            return replace(failed, cost_usd=outcome.cutout.cost_usd), None
         if plan.check is None:
             return outcome, stored
         checked = await self._checked(model, outcome.cutout, plan.check)
@@ -459,6 +461,10 @@ def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
             code, text, again = FailureCode.PROVIDER_TIMEOUT, "did not finish in time", True
         case MemoryError():
             code, text, again = FailureCode.INSUFFICIENT_MEMORY, "ran out of memory", True
+        case OSError() if disk.is_full(error):
+            code, text, again = FailureCode.INSUFFICIENT_STORAGE, "found the disk full", True
+        case OSError() if disk.is_unusable(error):
+            code, text, again = FailureCode.STORAGE_UNAVAILABLE, "could not use the disk", True
         case _:
             _log.error("model_crashed", extra={"model": model}, exc_info=error)
             code, text, again = FailureCode.MODEL_CRASHED, "stopped with an error", False

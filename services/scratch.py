@@ -1,0 +1,71 @@
+"""Folders for one request's files: made, removed, and removed again where that did not go through.
+
+A disk that is read-only for a while, or a process without a file descriptor left, keeps a request
+from clearing up after itself. What is nobody's is looked for again and again.
+"""
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from services.room import full_disk_said
+
+_STRANGERS_STAY_S = 3600  # files of downloads under way: none takes an hour
+
+
+class Scratch:
+    """The folder `uploads` of TEMP_DIR; nobody else keeps anything in it for long."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._live: set[str] = set()
+        self._left: set[str] = set()
+        self._strangers: dict[str, float] = {}
+
+    def open(self) -> None:
+        """Make the folder; what an earlier process left in it is partial, and goes. Blocks."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for orphan in self._folder.iterdir():
+            _remove(orphan)
+
+    @asynccontextmanager
+    async def new(self) -> AsyncIterator[Path]:
+        """A folder that is gone when the block ends, or as soon as the disk lets it go.
+
+        Raises InsufficientStorage or StorageUnavailable.
+        """
+        folder = self._folder / secrets.token_hex(8)
+        self._live.add(folder.name)
+        try:
+            with full_disk_said("uploads"):
+                await asyncio.to_thread(folder.mkdir)
+            yield folder
+        finally:
+            try:
+                await asyncio.to_thread(_remove, folder)
+            finally:
+                self._live.discard(folder.name)
+                self._left.add(folder.name)
+
+    def sweep(self) -> None:
+        """Remove what should be gone. Blocks."""
+        left, self._left = self._left, set()
+        for name in sorted(left):
+            _remove(self._folder / name)
+            if (self._folder / name).exists():
+                self._left.add(name)
+        there = {each.name for each in self._folder.iterdir()} - self._live - self._left
+        now = time.monotonic()
+        self._strangers = {name: self._strangers.get(name, now) for name in there}
+        for name, since in self._strangers.items():
+            if now - since > _STRANGERS_STAY_S:
+                _remove(self._folder / name)
+
+
+def _remove(path: Path) -> None:
+    """A tree or a file; whatever cannot be removed now stays."""
+    shutil.rmtree(path, ignore_errors=True)
