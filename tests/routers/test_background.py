@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -203,10 +202,10 @@ def test_a_disk_that_refuses_is_said_and_asked_again(
 ) -> None:
     mkdir = Path.mkdir
 
-    def refuse(path: Path, **said: Any) -> None:
+    def refuse(path: Path, *, parents: bool = False, exist_ok: bool = False) -> None:
         if path.parent.name == "uploads":
             raise OSError(errno.EROFS, "Read-only file system")
-        mkdir(path, **said)
+        mkdir(path, parents=parents, exist_ok=exist_ok)
 
     def unreadable(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
