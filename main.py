@@ -12,6 +12,8 @@ from routers import documentation, pages, problems
 from routers.authentication import Door
 from routers.every import ROUTERS
 from routers.middleware import RequestFrame
+from routers.pacing import Pace
+from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
 from utils import logs
@@ -34,7 +36,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         logs.configure(settings.work.log_level)
         async with open_services(settings, version=VERSION, stand_ins=stand_ins or {}) as services:
-            yield {"services": services}
+            with ended_by_signals(services.drain):
+                yield {"services": services}
 
     app = FastAPI(
         title="DTF image service",
@@ -42,6 +45,11 @@ def create_app(
         summary="Background removal by several models at once, for direct-to-film printing.",
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
+    )
+    app.add_middleware(
+        Pace,
+        stall_s=settings.inputs.upload_stall_s,
+        total_s=settings.inputs.upload_timeout_s,
     )
     app.add_middleware(Door)
     app.add_middleware(RequestFrame)

@@ -79,6 +79,13 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
         "kie-recraft may cost 0.005 USD; of DAILY_BUDGET_USD (5 USD) 0.002 USD are left.",
     ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
+    errors.BodyTooSlow: Kind(
+        408,
+        "body_too_slow",
+        "Body too slow",
+        "Nothing of the body came for 20 s.",
+        retryable=True,
+    ),
     errors.NotPickable: Kind(
         409, "not_pickable", "Nothing to pick", "kie-recraft has no cut-out in this shot."
     ),
@@ -139,6 +146,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     ),
     errors.Overloaded: Kind(
         503, "overloaded", "Too busy", "4 requests run and 32 are waiting.", retryable=True
+    ),
+    errors.Draining: Kind(
+        503, "draining", "Being stopped", "No new work is taken.", retryable=True
     ),
     errors.InsufficientMemory: Kind(
         503, "insufficient_memory", "Too large for the memory", "A WebP of 20000 x 20000 pixels."

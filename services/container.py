@@ -23,6 +23,7 @@ from config import (
     Ben2Settings,
     LocalSettings,
     PrintSettings,
+    ProcessSettings,
     RemovebgSettings,
     Settings,
     StorageSettings,
@@ -56,6 +57,7 @@ from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
 from services.data_folder import DataFolder, open_data_folder
+from services.draining import OVERRUN_S, Drain
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -63,10 +65,12 @@ from services.inference_process import InferenceProcess
 from services.local_ben2 import Ben2File, LocalBen2, host_bytes
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
+from services.metrics import Metrics
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
+from services.readiness import Sight, look, problems
 from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
@@ -74,6 +78,8 @@ from services.results import ResultStore
 from services.room import Room
 from services.scratch import Scratch
 from services.shotgun import Shotgun
+from services.temp_folder import temp_folder
+from services.tracing import Collector, Tracing, open_tracing
 from services.upscaler import Upscaler
 from services.webhooks import Webhooks
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
@@ -81,6 +87,7 @@ from services.workers import Workers
 from utils import heap, memory
 from utils.kept_secret import kept_secret
 from utils.tracking import Journal
+from utils.watchdog import watching
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +123,10 @@ class Services:
     breakers: Breakers
     recent_errors: ErrorRing
     idempotency: Idempotency
+    metrics: Metrics
+    tracing: Tracing | None
     webhooks: Webhooks
+    drain: Drain
     uploads: Path
     scratches: Scratch
     data: DataFolder
@@ -126,6 +136,7 @@ class Services:
     public_base_url: str
     removebg: RemovalParameters
     max_pixels: int
+    min_free_bytes: int
     memory: Split
     started_at: float
 
@@ -140,8 +151,11 @@ class Services:
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
+        found = problems(await self._sight(states))
         return Readiness(
-            ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            ready=not any(each.blocks for each in found),
+            problems=found,
+            draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
             memory=self._memory(),
@@ -152,6 +166,28 @@ class Services:
             idempotency=self.idempotency.info(),
             data=DataInfo(available=self.data.problem is None, reason=self.data.problem),
             pillow=PIL.__version__,
+        )
+
+    async def _sight(self, states: Mapping[ModelId, ModelReadiness]) -> Sight:
+        pictures, data, picks = await asyncio.to_thread(
+            lambda: [look(each) for each in (self.uploads, self.data.path, self.data.picks)]
+        )
+        return Sight(
+            draining=self.drain.draining,
+            models=states,
+            default_models=self.default_models,
+            prices={model: self.ledger.expected(model) for model in PAID},
+            standings=self.budgets.standings(),
+            breakers=self.breakers.by_provider,
+            failures_in_a_row=self.inference.status().failures_in_a_row,
+            queue=_queue(self.gate),
+            shots_bytes=self.memory.shots,
+            pictures=pictures,
+            min_free_bytes=self.min_free_bytes,
+            data=data,
+            picks=picks,
+            data_problem=self.data.problem,
+            idempotency=self.idempotency.info(),
         )
 
     def model_table(self) -> ModelTable:
@@ -189,6 +225,7 @@ class Services:
             running=now.running,
             waiting=now.waiting,
             load_s=now.load_s,
+            failures_in_a_row=now.failures_in_a_row,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -215,12 +252,17 @@ async def open_services(
     `stand_ins` take the place of the removers of the same id.
     """
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(open_tracing(_collector(settings, version)))
+        metrics = Metrics()
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
-        uploads = settings.storage.temp_dir / "uploads"
+        uploads = await stack.enter_async_context(
+            temp_folder(
+                settings.storage.temp_dir, patience_s=settings.process.drain_s + OVERRUN_S + 1
+            )
+        )
         scratches = Scratch(uploads)
-        await asyncio.to_thread(scratches.open)
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
@@ -267,12 +309,21 @@ async def open_services(
             taste=preferences,
             print_limits=limits,
             recent_errors=recent_errors,
+            tell=metrics.outcome,
         )
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
         proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency, scratches))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
+        drain = Drain(
+            total_s=settings.process.drain_s,
+            notice_s=settings.process.drain_notice_s,
+            gates=(gate, printing_gate),
+            shotgun=shotgun,
+            webhooks=webhooks,
+        )
+        _attend(stack, drain, settings.process)
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -302,7 +353,10 @@ async def open_services(
             breakers=providers.money.breakers,
             recent_errors=recent_errors,
             idempotency=idempotency,
+            metrics=metrics,
+            tracing=tracing,
             webhooks=webhooks,
+            drain=drain,
             uploads=uploads,
             scratches=scratches,
             data=data,
@@ -312,9 +366,17 @@ async def open_services(
             public_base_url=settings.storage.public_base_url,
             removebg=_removebg(settings.removebg),
             max_pixels=max_pixels,
+            min_free_bytes=settings.storage.min_free_disk_mb * MIB,
             memory=shares,
             started_at=time.monotonic(),
         )
+
+
+def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> None:
+    """From here on the loop is watched; when all is closed, what runs may end first."""
+    loop = asyncio.get_running_loop()
+    stack.enter_context(watching(loop, limit_s=settings.watchdog_s))
+    stack.push_async_callback(drain.finish)
 
 
 def _providers(
@@ -328,6 +390,20 @@ def _providers(
     )
 
 
+def _collector(settings: Settings, version: str) -> Collector | None:
+    asked = settings.observability
+    if not asked.otel_exporter_otlp_endpoint:
+        return None
+    headers = asked.otel_exporter_otlp_headers
+    return Collector(
+        asked.otel_exporter_otlp_endpoint,
+        headers=None if headers is None else headers.get_secret_value(),
+        service_name=asked.otel_service_name,
+        version=version,
+        share=asked.otel_traces_sampler_arg,
+    )
+
+
 def _access(settings: Settings, data: DataFolder) -> Access:
     """The door; where keys are wanted, their tokens survive a restart. Blocks."""
     asked = settings.access
@@ -337,9 +413,11 @@ def _access(settings: Settings, data: DataFolder) -> Access:
         secret = kept_secret(data.signing_key)
     else:
         secret = secrets.token_bytes()
+    token = settings.observability.metrics_token
     return open_access(
         asked.api_keys,
         secret=secret,
+        metrics_token=None if token is None else token.get_secret_value(),
         link_ttl_s=asked.result_token_ttl_h * 3600,
         limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )
@@ -370,6 +448,13 @@ def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
 
 
 _Networks = dict[ModelId, tuple[Network, Way]]
+
+
+def networks_of(
+    settings: Settings, *, granted: int | None
+) -> Mapping[ModelId, tuple[Network, Way]]:
+    """The networks that these settings run on a box with so much memory, and how each is run."""
+    return _networks(settings, _run_plan(settings.local), granted)[0]
 
 
 def _networks(

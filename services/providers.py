@@ -76,7 +76,7 @@ async def open_providers(
     async with AsyncExitStack() as stack:
         money = _money(settings, data_dir)
         stack.callback(money.ledger.close)
-        places = await _places(settings, stack)
+        places = await find_places(settings, stack)
         remote = partial(
             RemoteRemover,
             ledger=money.ledger,
@@ -203,7 +203,7 @@ def _prices(settings: ProviderSettings) -> dict[ModelId, Decimal]:
     return {model: settings.provider_prices.get(name, Decimal(0)) for model, name in names.items()}
 
 
-async def _places(settings: ProviderSettings, stack: AsyncExitStack) -> Places:
+async def find_places(settings: ProviderSettings, stack: AsyncExitStack) -> Places:
     """The settings' addresses, or those of a look-alike started for the key `sandbox`."""
     places = Places(
         settings.runware_url,

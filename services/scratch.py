@@ -6,31 +6,25 @@ from clearing up after itself. What is nobody's is looked for again and again.
 
 import asyncio
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from services.room import full_disk_said
+from services.temp_folder import remove
 
 _STRANGERS_STAY_S = 3600  # files of downloads under way: none takes an hour
 
 
 class Scratch:
-    """The folder `uploads` of TEMP_DIR; nobody else keeps anything in it for long."""
+    """The folder `uploads` of TEMP_DIR, as `temp_folder` made and emptied it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._live: set[str] = set()
         self._left: set[str] = set()
         self._strangers: dict[str, float] = {}
-
-    def open(self) -> None:
-        """Make the folder; what an earlier process left in it is partial, and goes. Blocks."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for orphan in self._folder.iterdir():
-            _remove(orphan)
 
     @asynccontextmanager
     async def new(self) -> AsyncIterator[Path]:
@@ -67,5 +61,6 @@ class Scratch:
 
 
 def _remove(path: Path) -> None:
-    """A tree or a file; whatever cannot be removed now stays."""
-    shutil.rmtree(path, ignore_errors=True)
+    """What cannot be removed now stays."""
+    with suppress(OSError):
+        remove(path)

@@ -19,7 +19,7 @@ from scripts.chaos.judge import broken, money, seconds_until_well, wait_until_qu
 from scripts.chaos.stage import new_stage
 from scripts.chaos.traffic import Seen, traffic
 
-_WARM_S = 60
+_WARM_S = 150
 
 
 def main() -> int:
@@ -27,7 +27,12 @@ def main() -> int:
     chosen = [each for each in CIRCUMSTANCES if not asked.names or each.name in asked.names]
     needs.isolate()
     rows = []
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir=asked.folder, ignore_cleanup_errors=True) as folder, Loop() as loop:
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="chaos-", dir=asked.folder, ignore_cleanup_errors=True
+        ) as folder,
+        Loop() as loop,
+    ):
         Path(folder).chmod(0o755)
         for each in chosen:
             if (missing := each.missing()) is not None:
@@ -36,8 +41,8 @@ def main() -> int:
             row = _made(each, Path(folder) / each.name, loop, keep=asked.keep_log)
             print(row.told(), flush=True)
             rows.append(row)
-    if asked.write:
-        table.write(rows)
+            if asked.write:
+                table.write(row)
     return int(any(row.broken for row in rows))
 
 
@@ -56,7 +61,7 @@ def _made(each: Circumstance, folder: Path, loop: Loop, *, keep: Path | None) ->
             raise SystemExit(f"{each.name}: not well before it began\n{stage.tail()}")
         seen = Seen(each.models)
         try:
-            with traffic(stage.shop, seen):
+            with traffic(stage.shop, seen, each.clients):
                 say("traffic")
                 time.sleep(2)
                 each.run(stage, seen)

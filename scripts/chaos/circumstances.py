@@ -11,10 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.memory_watch import new_control_group
 from scripts.chaos import needs
 from scripts.chaos.doors import Mood
+from scripts.chaos.names import names_away, names_by_hand, shoot_by_url
 from scripts.chaos.stage import Stage
-from scripts.chaos.traffic import NEURAL, QUICK, Seen
+from scripts.chaos.termination import terminate_in_the_middle
+from scripts.chaos.traffic import CLIENTS, NEURAL, QUICK, Clients, Seen
 
 MIB = 1 << 20
 
@@ -34,7 +37,8 @@ class Circumstance:
     env: Mapping[str, str] = field(default_factory=dict)
     entering: Callable[[Stage], tuple[str, ...]] = lambda _: ()
     missing: Callable[[], str | None] = lambda: None
-    silence_s: float = 5
+    clients: Clients = CLIENTS
+    silence_s: float = 10
     well_s: float = 60
     models: str = QUICK
 
@@ -98,8 +102,9 @@ def full(name: str) -> Callable[[Stage, Seen], None]:
             while time.monotonic() < until:
                 _fill(ballast)
                 time.sleep(random.uniform(0.3, 2))  # noqa: S311
+                freed = random.choice((0, 20_000, 300_000, 3 * MIB))  # noqa: S311
                 with suppress(OSError):
-                    os.truncate(ballast, max(0, ballast.stat().st_size - random.choice((0, 20_000, 300_000, 3 * MIB))))  # noqa: S311
+                    os.truncate(ballast, max(0, ballast.stat().st_size - freed))
                 time.sleep(random.uniform(0.1, 0.6))  # noqa: S311
         finally:
             ballast.unlink(missing_ok=True)
@@ -222,7 +227,6 @@ def kill_service(stage: Stage, seen: Seen) -> None:
 
 def eat_memory(stage: Stage, _: Seen) -> None:
     """1.5 GB in the service's own control group, held for twenty seconds."""
-    assert stage.server is not None
     group = needs.group_of(stage.server.pid)
     eating = "import time; held = bytearray(1_500_000_000); time.sleep(20)"
     entering = f'echo $$ > "{group}/cgroup.procs"; echo -800 > /proc/self/oom_score_adj; exec "$@"'
@@ -235,13 +239,22 @@ def crowd_of_connections(stage: Stage, _: Seen) -> None:
 
     held = []
     try:
-        for _ in range(200):
+        for __ in range(200):
             with suppress(OSError):
                 held.append(socket.create_connection(("127.0.0.1", stage.port), timeout=2))
         time.sleep(20)
     finally:
         for each in held:
             each.close()
+
+
+def in_a_group(stage: Stage) -> None:
+    stage.closing.enter_context(new_control_group(limit_bytes=2 << 30))
+
+
+def entering_the_group(_: Stage) -> tuple[str, ...]:
+    folder = f"/sys/fs/cgroup/memory/dtf-bench-{os.getpid()}"
+    return ("sh", "-c", f'echo $$ > "{folder}/cgroup.procs" && exec "$@"', "sh")
 
 
 CIRCUMSTANCES = (
@@ -260,6 +273,15 @@ CIRCUMSTANCES = (
     ),
     Circumstance(
         "network-away", "The providers take connections and say nothing for 25 s", providers_away
+    ),
+    Circumstance(
+        "names-away",
+        "For 25 s no name resolves and the resolver does not answer either: providers and "
+        "`image_url`",
+        names_away,
+        names_by_hand,
+        missing=needs.mounts,
+        clients=(*CLIENTS, shoot_by_url),
     ),
     Circumstance(
         "temp-full",
@@ -323,7 +345,7 @@ CIRCUMSTANCES = (
         "worker-killed",
         "SIGKILL for the inference worker every 0.5 to 4 s, 40 s long",
         kill_worker(signal.SIGKILL),
-        env={"MODEL_TIMEOUT_S": "40"},
+        env={"MODEL_TIMEOUT_S": "60"},
         models=f"{QUICK},{NEURAL}",
     ),
     Circumstance(
@@ -338,6 +360,31 @@ CIRCUMSTANCES = (
         "SIGKILL for the service in the middle of everything, five times",
         kill_service,
         silence_s=15,
+    ),
+    Circumstance(
+        "terminated",
+        "SIGTERM in the middle of a stream, a promised shot with paid tasks under way, an "
+        "enlargement being sent and an upload half sent; then started again",
+        terminate_in_the_middle,
+        silence_s=90,
+    ),
+    Circumstance(
+        "memory",
+        "1.5 GB taken by somebody else for 20 s in the service's own group of 2 GiB",
+        eat_memory,
+        in_a_group,
+        env={"MODEL_TIMEOUT_S": "60"},
+        entering=entering_the_group,
+        missing=needs.memory_group,
+        models=f"{QUICK},{NEURAL}",
+    ),
+    Circumstance(
+        "data-read-only-start",
+        "`DATA_DIR` read-only from the start, `PICKS_ON_FAILURE=log`",
+        nothing,
+        data_is_read_only,
+        env={"PICKS_ON_FAILURE": "log"},
+        missing=needs.mounts,
     ),
     Circumstance(
         "descriptors",

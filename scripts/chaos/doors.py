@@ -23,7 +23,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds: closing sends a res
 class Mood(StrEnum):
     """What a door does with those who knock; a change ends the connections that there are."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105  # nosec B105  # no password
     REFUSE = "refuse"
     HANG = "hang"
     RESET = "reset"
@@ -64,6 +64,10 @@ class Door:
 
     def be(self, mood: Mood) -> None:
         self._loop.run(self._become(mood))
+
+    def drop(self) -> None:
+        """End the connections that there are; new ones pass."""
+        self.be(self._mood)
 
     def close(self) -> None:
         self._loop.run(self._shut())

@@ -70,7 +70,9 @@ def wait_until_quiet(stage: Stage) -> None:
         while time.monotonic() < until:
             with suppress(httpx.HTTPError):
                 told = client.get("/ready").json()
-                if not any(told[each]["running"] + told[each]["waiting"] for each in ("queue", "printing")):
+                if not any(
+                    told[each]["running"] + told[each]["waiting"] for each in ("queue", "printing")
+                ):
                     time.sleep(0.5)
                     return
             time.sleep(0.5)
@@ -109,8 +111,12 @@ def _still_running(client: httpx.Client, seen: Seen) -> list[str]:
 
 
 def _lost_shots(client: httpx.Client, seen: Seen) -> list[str]:
-    lost = [each for each in sorted(seen.shots) if client.get(f"/results/{each}").status_code != 200]
-    return [f"{len(lost)} of {len(seen.shots)} acknowledged shots lost, as {lost[0]}"] if lost else []
+    lost = [
+        each for each in sorted(seen.shots) if client.get(f"/results/{each}").status_code != 200
+    ]
+    return (
+        [f"{len(lost)} of {len(seen.shots)} acknowledged shots lost, as {lost[0]}"] if lost else []
+    )
 
 
 def _lost_picks(client: httpx.Client, seen: Seen) -> list[str]:
@@ -125,7 +131,9 @@ def _lost_picks(client: httpx.Client, seen: Seen) -> list[str]:
 
 
 def _not_replayed(client: httpx.Client, seen: Seen) -> list[str]:
-    wrong = [each.request_id for each in seen.keyed.values() if not _replays(client, each, seen.models)]
+    wrong = [
+        each.request_id for each in seen.keyed.values() if not _replays(client, each, seen.models)
+    ]
     return [f"{len(wrong)} of {len(seen.keyed)} keys not replayed, as {wrong[0]}"] if wrong else []
 
 
@@ -218,5 +226,3 @@ def _left_over_now(stage: Stage) -> list[str]:
     partial = [*stage.temp_dir.rglob("*.part"), *(stage.data_dir / "records").rglob("*.part")]
     found = [f"{len(uploads)} uploads left"] if uploads else []
     return found + ([f"partial files left, as {partial[0].name}"] if partial else [])
-
-

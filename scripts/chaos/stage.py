@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from scripts.chaos.doors import Door, Loop
 from scripts.chaos.traffic import NEURAL, QUICK, Shop
 
 ROOT = Path(__file__).parents[2]
+_UVICORN = Path(sys.executable).parent / "uvicorn"
 _KEY = "chaos-key-of-the-shop"
 _START_S = 60
 _STOP_S = 60
@@ -38,8 +39,9 @@ class Stage:
     env: Mapping[str, str] = field(default_factory=dict)
     entering: Sequence[str] = ()
     models: str = QUICK
-    server: subprocess.Popen[bytes] | None = None
+    _server: subprocess.Popen[bytes] | None = None
     port: int = 0
+    closing: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.doors = {
@@ -48,6 +50,12 @@ class Stage:
         }
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
+
+    @property
+    def server(self) -> subprocess.Popen[bytes]:
+        if self._server is None:
+            raise RuntimeError("The service was not started.")
+        return self._server
 
     @property
     def temp_dir(self) -> Path:
@@ -68,9 +76,8 @@ class Stage:
     def start(self) -> None:
         """`uvicorn main:app`, up to its first answer. Raises RuntimeError where there is none."""
         with self.log.open("ab") as output:
-            self.server = subprocess.Popen(
-                [*self.entering, str(Path(sys.executable).parent / "uvicorn"), "main:app"]
-                + ["--port", str(self.port)],
+            self._server = subprocess.Popen(
+                [*self.entering, str(_UVICORN), "main:app", "--port", str(self.port)],
                 cwd=ROOT,
                 env={**os.environ, **self._environment(), **self.env},
                 stdout=output,
@@ -90,7 +97,6 @@ class Stage:
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
         """Its exit status, and how many seconds it took to end; killed after a minute."""
-        assert self.server is not None
         began = time.monotonic()
         self.server.send_signal(number)
         try:
@@ -100,9 +106,13 @@ class Stage:
             status = self.server.wait()
         return status, time.monotonic() - began
 
+    def kill(self) -> None:
+        if self._server is not None and self._server.poll() is None:
+            self._server.kill()
+            self._server.wait()
+
     def worker(self) -> int | None:
         """The process that runs the networks, where there is one now."""
-        assert self.server is not None
         for pid in tree(self.server.pid):
             with suppress(OSError):
                 if b"inference_child" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -159,9 +169,7 @@ class Stage:
 
 
 @contextmanager
-def new_stage(
-    folder: Path, loop: Loop, *, env: Mapping[str, str], models: str
-) -> Iterator[Stage]:
+def new_stage(folder: Path, loop: Loop, *, env: Mapping[str, str], models: str) -> Iterator[Stage]:
     """A sandbox of its own, the doors, and empty folders; the service is not started yet."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("temp", "data"):
@@ -171,11 +179,10 @@ def new_stage(
         try:
             yield stage
         finally:
-            if stage.server is not None and stage.server.poll() is None:
-                stage.server.kill()
-                stage.server.wait()
+            stage.kill()
             for door in stage.doors.values():
                 door.close()
+            stage.closing.close()
 
 
 @contextmanager
@@ -184,9 +191,10 @@ def _sandbox() -> Iterator[dict[str, str]]:
     with subprocess.Popen(
         [*told, "--delay", "0.05"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
         try:
-            addresses: dict[str, str] = json.loads(process.stdout.readline())
+            addresses: dict[str, str] = json.loads(
+                process.stdout.readline() if process.stdout else ""
+            )
             yield addresses
         finally:
             process.terminate()

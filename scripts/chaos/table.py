@@ -1,5 +1,6 @@
 """The table in docs/OPERATIONS.md: a row for each circumstance, put between two markers."""
 
+import fcntl
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Row:
         return f"== {self.name}: {verdict}\n  {cells}"
 
     def line(self) -> str:
-        return f"| {' | '.join(self.cells())} | <!-- {self.name} -->\n"
+        return f"| {' | '.join(self.cells())} <!-- {self.name} --> |\n"
 
     def cells(self) -> list[str]:
         well = "not" if self.well_s is None else f"{self.well_s:.0f} s"
@@ -72,20 +73,29 @@ class Row:
 def _listed(counts: Mapping[str, int], *, ticks: bool = False, counted: bool = True) -> str:
     common = Counter(counts).most_common(_MOST)
     words = [
-        (f"{n} x " if counted else "") + (f"`{name}`" if ticks else name) for name, n in common
+        (f"{n} x " if counted else "") + (f"`{name.strip()}`" if ticks else name)
+        for name, n in common
     ]
     return ", ".join(words) + (" …" if len(counts) > _MOST else "")
 
 
-def write(rows: list[Row], page: Path = PAGE) -> None:
-    """Replace the rows that were made anew; the others stay as they are."""
-    text = page.read_text(encoding="utf-8")
+def write(row: Row, page: Path = PAGE) -> None:
+    """Put the row in the place of an earlier one of its name; the others stay as they are."""
+    with page.open("r+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # several runs may write at once
+        text = replaced(file.read(), row.name, row.line())
+        file.seek(0)
+        file.truncate()
+        file.write(text)
+
+
+def replaced(text: str, name: str, line: str) -> str:
+    """The page's text with one row made anew, in its place or as the last."""
     before, rest = text.split(BEGIN)
     inside, after = rest.split(END)
-    kept = {_name(line): line for line in inside.splitlines(keepends=True) if "<!-- " in line}
-    kept |= {row.name: row.line() for row in rows}
-    body = HEAD + "".join(kept.values())
-    page.write_text(f"{before}{BEGIN}\n\n{body}\n{END}{after}", encoding="utf-8")
+    rows = {_name(each): each for each in inside.splitlines(keepends=True) if "<!-- " in each}
+    rows[name] = line
+    return f"{before}{BEGIN}\n\n{HEAD}{''.join(rows.values())}\n{END}{after}"
 
 
 def _name(line: str) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 import numpy as np
@@ -191,13 +191,12 @@ def _pick(client: httpx.Client, seen: Seen, record: dict[str, Any]) -> None:
             seen.picks.add(answer.json()["preference_id"])
 
 
-CLIENTS: tuple[Callable[[httpx.Client, Seen], None], ...] = (shoot, stream, upscale, read)
+Clients: TypeAlias = tuple[Callable[[httpx.Client, Seen], None], ...]
+CLIENTS: Clients = (shoot, stream, upscale, read)
 
 
 @contextmanager
-def traffic(
-    shop: Shop, seen: Seen, clients: tuple[Callable[[httpx.Client, Seen], None], ...] = CLIENTS
-) -> Iterator[None]:
+def traffic(shop: Shop, seen: Seen, clients: Clients = CLIENTS) -> Iterator[None]:
     """Every client in a thread of its own, one request after another, as long as the block lasts.
 
     Beside them /health and /ready are asked all the time.
@@ -255,11 +254,7 @@ def _note_ready(client: httpx.Client, seen: Seen) -> None:
         for model, state in told["models"].items()
         if model in seen.models and state["status"] != "ready"
     ]
-    said += [f"{name}: not available" for name in ("data", "idempotency") if not _is_there(told, name)]
-    said += ["not ready"] * (answer.status_code == 503)
+    said += [f"problem: {each['topic']}" for each in told["problems"]]
+    said += ["503"] * (answer.status_code == 503)
     with seen.lock:
-        seen.ready.update(said or ["all well"])
-
-
-def _is_there(told: dict[str, Any], name: str) -> bool:
-    return bool(told.get(name, {}).get("available", True))
+        seen.ready.update(set(said) or ["all well"])

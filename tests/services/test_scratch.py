@@ -14,9 +14,8 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Scratch:
-    opened = Scratch(tmp_path / "uploads")
-    opened.open()
-    return opened
+    (tmp_path / "uploads").mkdir()
+    return Scratch(tmp_path / "uploads")
 
 
 def names(tmp_path: Path) -> list[str]:
