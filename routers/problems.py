@@ -184,7 +184,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(OSError, _on_os_error)
 
 
 def responses(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
@@ -272,13 +271,12 @@ async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     return refused(error)
 
 
-async def _on_os_error(_: Request, error: Exception) -> JSONResponse:
-    """Wherever the disk was touched: one that refuses is said, anything else is our fault."""
-    assert isinstance(error, OSError)  # noqa: S101  # registered for it alone
-    refusal = refusal_of_disk(error)
+def refused_by_disk(error: Exception) -> JSONResponse | None:
+    """The answer where a disk that refuses is behind what nobody caught; None for anything else."""
+    refusal = refusal_of_disk(error) if isinstance(error, OSError) else None
     if refusal is None:
-        raise error
-    _log.error("disk_refuses", extra={"reason": error.strerror})
+        return None
+    _log.error("disk_refuses", extra={"reason": getattr(error, "strerror", None)})
     return refused(refusal)
 
 

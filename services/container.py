@@ -266,7 +266,7 @@ async def open_services(
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
-        providers = await stack.enter_async_context(_providers(settings, workers, uploads, data))
+        providers = await stack.enter_async_context(_providers(settings, workers, scratches, data))
         plan = _run_plan(settings.local)
         ben2, set_aside = await _ben2(settings, workers, granted, stack)
         networks, room = _networks(settings, plan, granted and granted - set_aside)
@@ -380,12 +380,12 @@ def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> N
 
 
 def _providers(
-    settings: Settings, workers: Workers, uploads: Path, data: DataFolder
+    settings: Settings, workers: Workers, scratch: Scratch, data: DataFolder
 ) -> AbstractAsyncContextManager[Providers]:
     return open_providers(
         settings.providers,
         workers=workers,
-        temp_dir=uploads,
+        scratch=scratch,
         data_dir=data.path,
     )
 

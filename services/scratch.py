@@ -6,15 +6,12 @@ from clearing up after itself. What is nobody's is looked for again and again.
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from services.room import full_disk_said
 from services.temp_folder import remove
-
-_STRANGERS_STAY_S = 3600  # files of downloads under way: none takes an hour
 
 
 class Scratch:
@@ -24,7 +21,6 @@ class Scratch:
         self._folder = folder
         self._live: set[str] = set()
         self._left: set[str] = set()
-        self._strangers: dict[str, float] = {}
 
     @asynccontextmanager
     async def new(self) -> AsyncIterator[Path]:
@@ -52,12 +48,6 @@ class Scratch:
             _remove(self._folder / name)
             if (self._folder / name).exists():
                 self._left.add(name)
-        there = {each.name for each in self._folder.iterdir()} - self._live - self._left
-        now = time.monotonic()
-        self._strangers = {name: self._strangers.get(name, now) for name in there}
-        for name, since in self._strangers.items():
-            if now - since > _STRANGERS_STAY_S:
-                _remove(self._folder / name)
 
 
 def _remove(path: Path) -> None:

@@ -21,9 +21,11 @@ from typing import Any, Protocol
 from models.errors import (
     CircuitOpen,
     FailureCode,
+    InsufficientStorage,
     NoModelAvailable,
     RemoverError,
     RemoverUnavailable,
+    StorageUnavailable,
 )
 from models.images import Cutout, SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
@@ -52,10 +54,10 @@ from services.recent_errors import ErrorRing
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.room import refusal_of_disk
 from services.standings import Standings
 from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
-from utils import disk
 from utils.clock import Deadline, Stopwatch, utc_today
 from utils.pictures import Header
 from utils.spans import span
@@ -486,6 +488,8 @@ def _percentiles(seen_ms: list[int]) -> Percentiles:
 
 def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
     """What went wrong, in the vocabulary of the record."""
+    if isinstance(error, OSError):
+        error = refusal_of_disk(error) or error
     match error:
         case RemoverError():
             return Failed(error.code, error.message, error.retryable, latency_ms, error.cost_usd)
@@ -493,9 +497,9 @@ def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
             code, text, again = FailureCode.PROVIDER_TIMEOUT, "did not finish in time", True
         case MemoryError():
             code, text, again = FailureCode.INSUFFICIENT_MEMORY, "ran out of memory", True
-        case OSError() if disk.is_full(error):
+        case InsufficientStorage():
             code, text, again = FailureCode.INSUFFICIENT_STORAGE, "found the disk full", True
-        case OSError() if disk.is_unusable(error):
+        case StorageUnavailable():
             code, text, again = FailureCode.STORAGE_UNAVAILABLE, "could not use the disk", True
         case _:
             _log.error("model_crashed", extra={"model": model}, exc_info=error)

@@ -27,7 +27,8 @@ class Circumstance:
     """One row of the table.
 
     `done` is what was done, for people; `run` does it, `prepare` before the service starts.
-    `silence_s` is how long /health may say nothing, `well_s` how long it may take to be well.
+    `may_crash`: a model's process is killed, so that entries may say so. `silence_s` is how long
+    /health may say nothing, `well_s` how long it may take to be well.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Circumstance:
     entering: Callable[[Stage], tuple[str, ...]] = lambda _: ()
     missing: Callable[[], str | None] = lambda: None
     clients: Clients = CLIENTS
+    may_crash: bool = False
     silence_s: float = 10
     well_s: float = 60
     models: str = QUICK
@@ -345,6 +347,8 @@ CIRCUMSTANCES = (
         "worker-killed",
         "SIGKILL for the inference worker every 0.5 to 4 s, 40 s long",
         kill_worker(signal.SIGKILL),
+        may_crash=True,
+        well_s=150,  # a network that crashed five times in a row rests for a while
         env={"MODEL_TIMEOUT_S": "60"},
         models=f"{QUICK},{NEURAL}",
     ),

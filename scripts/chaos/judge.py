@@ -58,7 +58,7 @@ def _is_well(stage: Stage) -> bool:
         if any(each["status"] != "succeeded" for each in record["results"]):
             return False
         asked = {"request_id": record["request_id"], "model": FREE}
-        if client.post("/preferences", json=asked).status_code != 201:
+        if client.post("/preferences", json=asked).status_code not in {201, 202}:
             return False
         return client.post("/upscale", files={"image": picture()}).status_code == 200
 
@@ -78,11 +78,11 @@ def wait_until_quiet(stage: Stage) -> None:
             time.sleep(0.5)
 
 
-def broken(stage: Stage, seen: Seen, *, silence_s: float) -> list[str]:
+def broken(stage: Stage, seen: Seen, *, silence_s: float, may_crash: bool) -> list[str]:
     """Every invariant that does not hold, now that it is quiet."""
     found = [f"500 for {each}" for each in seen.server_errors[:5]]
     crashed = sum(n for (_, code), n in seen.outcomes.items() if code == "model_crashed")
-    if crashed:
+    if crashed and not may_crash:
         found.append(f"model_crashed in {crashed} entries")
     if seen.conflicting:
         found.append(f"{len(seen.conflicting)} keys answered with two shots")

@@ -249,6 +249,9 @@ def _note_ready(client: httpx.Client, seen: Seen) -> None:
         seen.note("ready", answer)
         return
     told = answer.json()
+    if "models" not in told:
+        seen.note("ready", answer)
+        return
     said = [
         f"{model} {state['status']}"
         for model, state in told["models"].items()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from models.errors import StorageUnavailable
-from services import scratch as scratch_module
 from services.scratch import Scratch
 
 pytestmark = pytest.mark.anyio
@@ -39,17 +38,6 @@ async def test_what_could_not_be_removed_goes_with_the_next_sweep(
             (folder / "part1").write_bytes(b"x")
         scratch.sweep()
     assert names(tmp_path) == [folder.name]
-    scratch.sweep()
-    assert names(tmp_path) == []
-
-
-def test_what_nobody_made_stays_for_an_hour(
-    scratch: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "uploads" / "tmp-of-a-download").mkdir()
-    scratch.sweep()
-    assert names(tmp_path) == ["tmp-of-a-download"]
-    monkeypatch.setattr(scratch_module, "_STRANGERS_STAY_S", -1)
     scratch.sweep()
     assert names(tmp_path) == []
 
