@@ -7,7 +7,7 @@ LEAK_MINUTES ?= 45
 
 EXAMPLES ?= 100
 
-.PHONY: setup demo serve doctor test lint types check sdl audit bench load fuzz schemathesis proof weights lock release
+.PHONY: setup demo serve doctor test lint types check sdl audit bench load fuzz schemathesis chaos proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -60,6 +60,9 @@ schemathesis: setup
 proof: setup
 	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)
 	@$(PY) -m scripts.prove_image
+
+chaos: setup
+	@$(PY) -m scripts.chaos
 
 release: setup
 	@$(PY) -m scripts.release

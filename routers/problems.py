@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from models import errors
 from models.schemas import Problem
 from routers import removebg_problems
+from services.room import refusal_of_disk
 from utils import logs
 
 _log = logging.getLogger(__name__)
@@ -173,6 +174,13 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.InsufficientStorage: Kind(
         507, "insufficient_storage", "Disk full", "12 MiB are free.", retryable=True
     ),
+    errors.StorageUnavailable: Kind(
+        503,
+        "storage_unavailable",
+        "Disk out of order",
+        "The disk for uploads cannot be written or read at the moment.",
+        retryable=True,
+    ),
 }
 
 NOT_FOUND = Kind(404, "not_found", "Not found", "There is nothing at this address.")
@@ -194,7 +202,8 @@ def install(app: FastAPI) -> None:
 def responses(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
     """What a route says of its errors in the OpenAPI document, grouped by status."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for kind in (*(TABLE[each] for each in kinds), CRASHED):
+    of_every_route = (TABLE[errors.StorageUnavailable], CRASHED)
+    for kind in (*(TABLE[each] for each in kinds), *of_every_route):
         documented.setdefault(kind.status, _documented(kind.status))["content"][MEDIA_TYPE][
             "examples"
         ][kind.code] = {"value": _body(kind, kind.example)}
@@ -253,6 +262,8 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
 
 def told(error: Exception) -> dict[str, Any]:
     """The problem's members, for an answer that has begun; whatever is not ours is our fault."""
+    if isinstance(error, OSError):
+        error = refusal_of_disk(error) or error
     if not isinstance(error, errors.ServiceError):
         _log.error("crashed", exc_info=error)
         return _body(CRASHED, CRASHED.example)
@@ -271,6 +282,15 @@ def told(error: Exception) -> dict[str, Any]:
 async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
     return refused(error)
+
+
+def refused_by_disk(error: Exception) -> JSONResponse | None:
+    """The answer where a disk that refuses is behind what nobody caught; None for anything else."""
+    refusal = refusal_of_disk(error) if isinstance(error, OSError) else None
+    if refusal is None:
+        return None
+    _log.error("disk_refuses", extra={"reason": getattr(error, "strerror", None)})
+    return refused(refusal)
 
 
 def refused(error: errors.ServiceError) -> JSONResponse:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import (
@@ -79,6 +78,7 @@ from services.remover import BackgroundRemover
 from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
+from services.scratch import Scratch
 from services.shotgun import Shotgun
 from services.temp_folder import temp_folder
 from services.tracing import Collector, Tracing, open_tracing
@@ -131,6 +131,7 @@ class Services:
     webhooks: Webhooks
     drain: Drain
     uploads: Path
+    scratches: Scratch
     data: DataFolder
     max_upload_bytes: int
     deadline_s: float
@@ -145,12 +146,8 @@ class Services:
     @asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
         """A folder for one request's files, gone when the request is."""
-        folder = self.uploads / secrets.token_hex(8)
-        await asyncio.to_thread(folder.mkdir)
-        try:
+        async with self.scratches.new() as folder:
             yield folder
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def uptime_s(self) -> float:
         return round(time.monotonic() - self.started_at, 3)
@@ -268,10 +265,11 @@ async def open_services(
                 settings.storage.temp_dir, patience_s=settings.process.drain_s + OVERRUN_S + 1
             )
         )
+        scratches = Scratch(uploads)
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
-        providers = await stack.enter_async_context(_providers(settings, workers, uploads, data))
+        providers = await stack.enter_async_context(_providers(settings, workers, scratches, data))
         plan = _run_plan(settings.local)
         ben2, set_aside = await _ben2(settings, workers, granted, stack)
         networks, room = _networks(settings, plan, granted and granted - set_aside)
@@ -319,7 +317,7 @@ async def open_services(
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
         proofs = Proofs(upscaler, workers)
-        await stack.enter_async_context(_housekeeping(results, removers, idempotency))
+        await stack.enter_async_context(_housekeeping(results, removers, idempotency, scratches))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         drain = Drain(
             total_s=settings.process.drain_s,
@@ -364,6 +362,7 @@ async def open_services(
             webhooks=webhooks,
             drain=drain,
             uploads=uploads,
+            scratches=scratches,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -385,12 +384,12 @@ def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> N
 
 
 def _providers(
-    settings: Settings, workers: Workers, uploads: Path, data: DataFolder
+    settings: Settings, workers: Workers, scratch: Scratch, data: DataFolder
 ) -> AbstractAsyncContextManager[Providers]:
     return open_providers(
         settings.providers,
         workers=workers,
-        temp_dir=uploads,
+        scratch=scratch,
         data_dir=data.path,
     )
 
@@ -652,11 +651,12 @@ async def _housekeeping(
     results: ResultStore,
     removers: Mapping[ModelId, BackgroundRemover],
     idempotency: Idempotency,
+    scratches: Scratch,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
     networks = [each for each in removers.values() if isinstance(each, LocalRembg | LocalBen2)]
     tasks = [
-        asyncio.create_task(_sweep_for_ever(results, idempotency)),
+        asyncio.create_task(_sweep_for_ever(results, idempotency, scratches)),
         *(asyncio.create_task(_prepare(each)) for each in networks),
     ]
     try:
@@ -667,11 +667,17 @@ async def _housekeeping(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sweep_for_ever(results: ResultStore, idempotency: Idempotency) -> None:
+async def _sweep_for_ever(
+    results: ResultStore, idempotency: Idempotency, scratches: Scratch
+) -> None:
     """Forget what has expired, and give the system the memory that enlargements no longer use."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
-        await asyncio.to_thread(results.sweep)
+        for sweep in (results.sweep, scratches.sweep):
+            try:
+                await asyncio.to_thread(sweep)
+            except OSError as error:  # a disk that refuses is asked again a minute later
+                _log.warning("not_swept", extra={"reason": error.strerror})
         await idempotency.sweep()
         await asyncio.to_thread(heap.trim)
 

@@ -28,6 +28,7 @@ from services.remote import KieModel, Provider, RemoteRemover, RunwareModel
 from services.remover import AbsentRemover, BackgroundRemover
 from services.runware_client import Pace as RunwarePace
 from services.runware_client import RunwareClient
+from services.scratch import Scratch
 from services.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Providers:
 
 @asynccontextmanager
 async def open_providers(
-    settings: ProviderSettings, *, workers: Workers, temp_dir: Path, data_dir: Path
+    settings: ProviderSettings, *, workers: Workers, scratch: Scratch, data_dir: Path
 ) -> AsyncIterator[Providers]:
     """Every paid model: connected where its key is set, else saying which key is missing."""
     async with AsyncExitStack() as stack:
@@ -82,7 +83,7 @@ async def open_providers(
             ledger=money.ledger,
             fetcher=_fetcher(settings, places),
             workers=workers,
-            temp_dir=temp_dir,
+            scratch=scratch,
         )
         yield Providers(
             {
