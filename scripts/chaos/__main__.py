@@ -42,7 +42,7 @@ def main() -> int:
             print(row.told(), flush=True)
             rows.append(row)
             if asked.write:
-                table.write(row)
+                table.write(row, [every.name for every in CIRCUMSTANCES])
     return int(any(row.broken for row in rows))
 
 

@@ -302,7 +302,7 @@ CIRCUMSTANCES = (
     ),
     Circumstance(
         "data-full-log",
-        "The same with `PICKS_ON_FAILURE=log`",
+        "`DATA_DIR` (16 MiB) filled in the same way, `PICKS_ON_FAILURE=log`",
         full("data"),
         small_disk("data", 16),
         env={"PICKS_ON_FAILURE": "log"},

@@ -126,7 +126,7 @@ class Stage:
             with suppress(ValueError, KeyError, TypeError):
                 said = json.loads(line)
                 if said["level"] in {"WARNING", "ERROR", "CRITICAL"}:
-                    found[str(said["event"])[:60]] += 1
+                    found[str(said["event"]).partition("\n")[0][:60]] += 1
         return found
 
     def tail(self) -> str:
@@ -163,6 +163,7 @@ class Stage:
             "MODEL_TIMEOUT_S": "20",
             "KNOCKOUT_ENABLED": "true",
             "MIN_FREE_DISK_MB": "4",
+            "RATE_LIMIT_PER_MINUTE": "0",
             "WEIGHTS_DIR": str((ROOT if NEURAL in self.models else self.folder) / "weights"),
             "WEIGHTS_DOWNLOAD": "false",
         }

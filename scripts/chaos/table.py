@@ -2,7 +2,7 @@
 
 import fcntl
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,23 +79,24 @@ def _listed(counts: Mapping[str, int], *, ticks: bool = False, counted: bool = T
     return ", ".join(words) + (" …" if len(counts) > _MOST else "")
 
 
-def write(row: Row, page: Path = PAGE) -> None:
+def write(row: Row, order: Sequence[str], page: Path = PAGE) -> None:
     """Put the row in the place of an earlier one of its name; the others stay as they are."""
     with page.open("r+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # several runs may write at once
-        text = replaced(file.read(), row.name, row.line())
+        text = replaced(file.read(), row.name, row.line(), order)
         file.seek(0)
         file.truncate()
         file.write(text)
 
 
-def replaced(text: str, name: str, line: str) -> str:
-    """The page's text with one row made anew, in its place or as the last."""
+def replaced(text: str, name: str, line: str, order: Sequence[str]) -> str:
+    """The page's text with one row made anew; the rows stand in `order`, unknown ones go."""
     before, rest = text.split(BEGIN)
     inside, after = rest.split(END)
     rows = {_name(each): each for each in inside.splitlines(keepends=True) if "<!-- " in each}
     rows[name] = line
-    return f"{before}{BEGIN}\n\n{HEAD}{''.join(rows.values())}\n{END}{after}"
+    lines = "".join(rows[each] for each in order if each in rows)
+    return f"{before}{BEGIN}\n\n{HEAD}{lines}\n{END}{after}"
 
 
 def _name(line: str) -> str:

@@ -20,14 +20,14 @@ def row(name: str, *broken: str, well_s: float | None = 3.0) -> Row:
     return Row(name, "it", seen, well_s, Counter(), Money(Decimal(1), Decimal(1), 0), list(broken))
 
 
-def test_a_row_takes_the_place_of_its_own_and_leaves_the_others(tmp_path: Path) -> None:
+def test_a_row_takes_the_place_of_its_own_and_they_stand_in_order(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\n\n{END}\nafter\n")
     for each in (row("first"), row("second"), row("first", "a shot was lost", well_s=None)):
-        write(each, page)
+        write(each, ["second", "first"], page)
     lines = page.read_text().splitlines()
     assert (lines[0], lines[-1]) == ("before", "after")
-    first, second = (line for line in lines if "<!-- first" in line or "<!-- second" in line)
+    second, first = (line for line in lines if "<!-- first" in line or "<!-- second" in line)
     assert "**a shot was lost**" in first
     assert "| not; /health" in first
     assert "nothing lost" in second
