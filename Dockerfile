@@ -106,7 +106,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     OMP_NUM_THREADS=2 \
     PORT=8000 \
-    UVICORN_HTTP=routers.connections:GuardedConnection \
     TEMP_DIR=/tmp/img-proc \
     DATA_DIR=/data \
     WEIGHTS_DOWNLOAD=false

@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 BIREFNET ?= none
 
-.PHONY: setup demo serve test lint types check sdl bench proof weights lock release
+.PHONY: setup demo serve test lint types check sdl audit bench proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -34,6 +34,9 @@ check: lint types
 sdl: setup
 	@$(PY) -m scripts.sdl
 	@bash scripts/validate_sdl.sh
+
+audit: setup
+	@$(PY) -m scripts.audit
 
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check renderings providers soak shots; do $(PY) -m bench.$$each || exit 1; done

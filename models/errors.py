@@ -18,7 +18,9 @@ ServiceError                    the request as a whole cannot be answered
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── NotPickable · PicksUnavailable
 ├── DeadlineExceeded
-├── Overloaded · InsufficientMemory
+├── NotAdmitted                 no work has begun on it
+│   └── Overloaded · Draining
+├── InsufficientMemory
 └── InsufficientStorage
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
@@ -172,7 +174,13 @@ class PicksUnavailable(ServiceError): ...
 class DeadlineExceeded(ServiceError): ...
 
 
-class Overloaded(ServiceError): ...
+class NotAdmitted(ServiceError): ...
+
+
+class Overloaded(NotAdmitted): ...
+
+
+class Draining(NotAdmitted): ...
 
 
 class InsufficientMemory(ServiceError): ...

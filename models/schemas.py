@@ -418,6 +418,9 @@ class Readiness(BaseModel):
     """Whether a shot with default parameters would find a model, and how full the house is."""
 
     ready: bool
+    draining: bool = Field(
+        default=False, description="Whether the service is being stopped and takes no new work."
+    )
     keys_required: bool = Field(description="Whether other addresses want an API key.")
     models: dict[ModelId, "ModelReadiness"]
     memory: "MemoryInfo"

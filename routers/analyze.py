@@ -25,6 +25,7 @@ router = APIRouter(tags=["print check"])
         *INTAKE_ERRORS,
         errors.TooManyPixels,
         errors.Overloaded,
+        errors.Draining,
         errors.InsufficientMemory,
         errors.DeadlineExceeded,
     ),

@@ -25,6 +25,9 @@ OPEN_PATHS = frozenset(
 )
 """What anybody may see, keys or not: of the pages only the files, which hold nobody's data."""
 
+METRICS = "/metrics"
+"""Opened by METRICS_TOKEN as well, and where that is set, by nothing less than it or an API key."""
+
 SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale", "/analyze"})
 """What a browser session may ask for; beside it, it may pick, and GET and render its results."""
 
@@ -64,10 +67,13 @@ async def _admit(scope: Scope, services: Services) -> Caller:
     request_id = _result_named(path)
     reading = request_id if scope["method"] == "GET" else None
     token = _take_token(scope) if reading else None
-    if not services.access.required or path in OPEN_PATHS:
+    scraper = services.access.scraper if path == METRICS else ()
+    if (not services.access.required and not scraper) or path in OPEN_PATHS:
         return OPEN
     logs.key_id.set(UNKNOWN)
     credential = _credential(Headers(scope=scope))
+    if scraper and credential and scraper.id_of(credential):
+        return OPEN
     if credential is None and token and reading:
         return services.access.follow(token, reading)
     if credential is None:

@@ -25,6 +25,7 @@ ENLARGING_ERRORS = (
     errors.SideTooLong,
     errors.FileTooLarge,
     errors.Overloaded,
+    errors.Draining,
     errors.InsufficientMemory,
     errors.DeadlineExceeded,
     errors.InsufficientStorage,

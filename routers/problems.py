@@ -147,6 +147,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.Overloaded: Kind(
         503, "overloaded", "Too busy", "4 requests run and 32 are waiting.", retryable=True
     ),
+    errors.Draining: Kind(
+        503, "draining", "Being stopped", "No new work is taken.", retryable=True
+    ),
     errors.InsufficientMemory: Kind(
         503, "insufficient_memory", "Too large for the memory", "A WebP of 20000 x 20000 pixels."
     ),

@@ -65,6 +65,7 @@ async def _masks(
             errors.TooManyPixels,
             errors.ScaleOutOfRange,
             errors.Overloaded,
+            errors.Draining,
             errors.InsufficientMemory,
             errors.DeadlineExceeded,
             errors.InsufficientStorage,

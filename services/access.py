@@ -185,6 +185,7 @@ class Access:
     keys: KeyRing
     links: ResultTokens
     sessions: Sessions
+    scraper: KeyRing
 
     @property
     def required(self) -> bool:
@@ -216,20 +217,28 @@ class Access:
         return self.links.token(record.request_id, record.expires_at)
 
 
-def open_access(
+def open_access(  # noqa: PLR0913  # its parts, all named
     digests: Mapping[str, str],
     *,
     secret: bytes,
     link_ttl_s: float,
     limits: SessionLimits,
+    metrics_token: str | None = None,
     now: Clock = time.time,
 ) -> Access:
-    """The door for these keys (id to SHA-256), whose tokens are signed with `secret`."""
+    """The door for these keys (id to SHA-256), whose tokens are signed with `secret`.
+
+    `metrics_token` opens the metrics and nothing else.
+    """
+    scraper = {}
+    if metrics_token is not None:
+        scraper["metrics"] = hashlib.sha256(metrics_token.encode()).hexdigest()
     signer = Signer(secret)
     return Access(
         keys=KeyRing(digests),
         links=ResultTokens(signer, ttl_s=link_ttl_s, now=now),
         sessions=Sessions(signer, limits, now=now),
+        scraper=KeyRing(scraper),
     )
 
 

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import median
 
-from models.errors import DeadlineExceeded, InsufficientMemory, Overloaded
+from models.errors import DeadlineExceeded, Draining, InsufficientMemory, Overloaded
 from services.budget import Budget
 from utils.clock import Deadline
 from utils.logs import key_id
+from utils.spans import span
 
 MAX_OVERTAKES = 4
 _MIB = 1 << 20
@@ -80,6 +81,7 @@ class Gate:
         self._inside: Counter[str] = Counter()
         self._line: dict[str, deque[_Waiter]] = {}  # in the order of the keys' turns
         self._jobs_s: deque[float] = deque(maxlen=_JOBS_REMEMBERED)
+        self._refusal: Callable[[], Draining] | None = None
 
     @property
     def running(self) -> int:
@@ -92,10 +94,20 @@ class Gate:
     def refuse_if_full(self) -> None:
         """Raises Overloaded where a request of this key would find no place even in the line.
 
+        Draining where the gate is shut.
         For before a body is read: nothing is taken.
         """
+        self._refuse_if_shut()
         if self._is_busy() and not self._has_place(key_id.get()):
             raise self._overloaded(key_id.get())
+
+    def shut(self, refusal: Callable[[], Draining]) -> None:
+        """From now on let nobody in, and tell who waits; who is inside may stay."""
+        self._refusal = refusal
+        for waiter in [each for mine in self._line.values() for each in mine]:
+            self._take_out(waiter)
+            if not waiter.called.done():
+                waiter.called.set_exception(refusal())
 
     @asynccontextmanager
     async def slot(self, deadline: Deadline, *, needs_bytes: int = 0) -> AsyncIterator[Seat]:
@@ -104,6 +116,7 @@ class Gate:
         Raises:
             InsufficientMemory: more than the whole budget is needed.
             Overloaded: there is no place in the line.
+            Draining: the gate is shut.
             DeadlineExceeded: the turn did not come in time.
         """
         key = key_id.get()
@@ -119,6 +132,7 @@ class Gate:
     # --- the door
 
     async def _enter(self, waiter: _Waiter, deadline: Deadline) -> None:
+        self._refuse_if_shut()
         if not self.budget.could_ever_hold(waiter.needs_bytes):
             raise self._too_large(waiter.needs_bytes)
         if self._is_busy() or not self.budget.holds(waiter.needs_bytes):
@@ -126,8 +140,9 @@ class Gate:
         self._line.setdefault(waiter.key, deque()).append(waiter)
         self._admit()
         try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                await waiter.called
+            with span("queue"):
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await waiter.called
         except TimeoutError:
             self._withdraw(waiter)
             raise DeadlineExceeded(
@@ -137,6 +152,10 @@ class Gate:
         except BaseException:
             self._withdraw(waiter)
             raise
+
+    def _refuse_if_shut(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
 
     def _leave(self, key: str, needs_bytes: int) -> None:
         self._inside -= Counter({key: 1})

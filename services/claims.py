@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
@@ -39,7 +40,13 @@ CREATE TABLE IF NOT EXISTS claims (
 ) WITHOUT ROWID
 """
 _INSERT = "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_THIS_NAME = "key_id = ? AND route = ? AND name = ?"
+_FIND = """
+SELECT fingerprint, request_id, token, process FROM claims
+WHERE (key_id, route, name) = (?, ?, ?) AND expires_at > ?
+"""
+_BIND = "UPDATE claims SET request_id = ? WHERE (key_id, route, name, token) = (?, ?, ?, ?)"
+_FINISH = "UPDATE claims SET process = NULL WHERE (key_id, route, name, token) = (?, ?, ?, ?)"
+_FORGET = "DELETE FROM claims WHERE (key_id, route, name, token) = (?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +126,12 @@ class Claims:
     async def finish(self, ticket: Ticket) -> None:
         """The request is answered; its name stays taken."""
         self._held.discard(ticket.token)
-        await self._run(
-            lambda database: database.execute(
-                f"UPDATE claims SET process = NULL WHERE {_THIS_NAME} AND token = ?",  # noqa: S608
-                (*ticket.place, ticket.token),
-            )
-        )
+        await self._run(lambda database: database.execute(_FINISH, (*ticket.place, ticket.token)))
 
     async def forget(self, ticket: Ticket) -> None:
         """The request came to nothing: its name is free again."""
         self._held.discard(ticket.token)
-        await self._run(
-            lambda database: database.execute(
-                f"DELETE FROM claims WHERE {_THIS_NAME} AND token = ?",  # noqa: S608
-                (*ticket.place, ticket.token),
-            )
-        )
+        await self._run(lambda database: database.execute(_FORGET, (*ticket.place, ticket.token)))
 
     async def sweep(self) -> None:
         """Remove what has expired."""
@@ -147,7 +144,10 @@ class Claims:
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
             raise IdempotencyUnavailable("The service is being stopped.")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+        within = copy_context().run  # an executor's thread has no request's context of its own
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, within, self._try, work
+        )
 
     def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -234,11 +234,7 @@ class Claims:
         return None
 
     def _find(self, database: sqlite3.Connection, ticket: Ticket) -> Earlier | None:
-        row = database.execute(
-            "SELECT fingerprint, request_id, token, process FROM claims "  # noqa: S608
-            f"WHERE {_THIS_NAME} AND expires_at > ?",
-            (*ticket.place, self._now()),
-        ).fetchone()
+        row = database.execute(_FIND, (*ticket.place, self._now())).fetchone()
         if row is None:
             return None
         fingerprint, request_id, token, process = row
@@ -267,10 +263,7 @@ class Claims:
     ) -> None:
         with database:
             database.execute("BEGIN IMMEDIATE")
-            bound = database.execute(
-                f"UPDATE claims SET request_id = ? WHERE {_THIS_NAME} AND token = ?",  # noqa: S608
-                (request_id, *ticket.place, ticket.token),
-            )
+            bound = database.execute(_BIND, (request_id, *ticket.place, ticket.token))
             if bound.rowcount != 1:
                 raise IdempotencyUnavailable("The claim was lost before the models were asked.")
             if also is not None:

@@ -24,6 +24,7 @@ from config import (
     Ben2Settings,
     LocalSettings,
     PrintSettings,
+    ProcessSettings,
     RemovebgSettings,
     Settings,
     StorageSettings,
@@ -57,6 +58,7 @@ from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
 from services.data_folder import DataFolder, open_data_folder
+from services.draining import OVERRUN_S, Drain
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -64,6 +66,7 @@ from services.inference_process import InferenceProcess
 from services.local_ben2 import Ben2File, LocalBen2, host_bytes
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
+from services.metrics import Metrics
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.proofs import Proofs
@@ -74,6 +77,8 @@ from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
 from services.shotgun import Shotgun
+from services.temp_folder import temp_folder
+from services.tracing import Collector, Tracing, open_tracing
 from services.upscaler import Upscaler
 from services.webhooks import Webhooks
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
@@ -81,6 +86,7 @@ from services.workers import Workers
 from utils import heap, memory
 from utils.kept_secret import kept_secret
 from utils.tracking import Journal
+from utils.watchdog import watching
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +122,10 @@ class Services:
     breakers: Breakers
     recent_errors: ErrorRing
     idempotency: Idempotency
+    metrics: Metrics
+    tracing: Tracing | None
     webhooks: Webhooks
+    drain: Drain
     uploads: Path
     data: DataFolder
     max_upload_bytes: int
@@ -143,8 +152,10 @@ class Services:
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
+        some = any(states[model].status is ModelStatus.READY for model in self.default_models)
         return Readiness(
-            ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            ready=some and not self.drain.draining,
+            draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
             memory=self._memory(),
@@ -218,10 +229,16 @@ async def open_services(
     `stand_ins` take the place of the removers of the same id.
     """
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(open_tracing(_collector(settings, version)))
+        metrics = Metrics()
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
-        uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
+        uploads = await stack.enter_async_context(
+            temp_folder(
+                settings.storage.temp_dir, patience_s=settings.process.drain_s + OVERRUN_S + 1
+            )
+        )
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
@@ -268,12 +285,21 @@ async def open_services(
             taste=preferences,
             print_limits=limits,
             recent_errors=recent_errors,
+            tell=metrics.outcome,
         )
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
         proofs = Proofs(upscaler, workers)
         await stack.enter_async_context(_housekeeping(results, removers, idempotency))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
+        drain = Drain(
+            total_s=settings.process.drain_s,
+            notice_s=settings.process.drain_notice_s,
+            gates=(gate, printing_gate),
+            shotgun=shotgun,
+            webhooks=webhooks,
+        )
+        _attend(stack, drain, settings.process)
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -303,7 +329,10 @@ async def open_services(
             breakers=providers.money.breakers,
             recent_errors=recent_errors,
             idempotency=idempotency,
+            metrics=metrics,
+            tracing=tracing,
             webhooks=webhooks,
+            drain=drain,
             uploads=uploads,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
@@ -317,6 +346,13 @@ async def open_services(
         )
 
 
+def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> None:
+    """From here on the loop is watched; when all is closed, what runs may end first."""
+    loop = asyncio.get_running_loop()
+    stack.enter_context(watching(loop, limit_s=settings.watchdog_s))
+    stack.push_async_callback(drain.finish)
+
+
 def _providers(
     settings: Settings, workers: Workers, uploads: Path, data: DataFolder
 ) -> AbstractAsyncContextManager[Providers]:
@@ -325,6 +361,20 @@ def _providers(
         workers=workers,
         temp_dir=uploads,
         data_dir=data.path,
+    )
+
+
+def _collector(settings: Settings, version: str) -> Collector | None:
+    asked = settings.observability
+    if not asked.otel_exporter_otlp_endpoint:
+        return None
+    headers = asked.otel_exporter_otlp_headers
+    return Collector(
+        asked.otel_exporter_otlp_endpoint,
+        headers=None if headers is None else headers.get_secret_value(),
+        service_name=asked.otel_service_name,
+        version=version,
+        share=asked.otel_traces_sampler_arg,
     )
 
 
@@ -337,9 +387,11 @@ def _access(settings: Settings, data: DataFolder) -> Access:
         secret = kept_secret(data.signing_key)
     else:
         secret = secrets.token_bytes()
+    token = settings.observability.metrics_token
     return open_access(
         asked.api_keys,
         secret=secret,
+        metrics_token=None if token is None else token.get_secret_value(),
         link_ttl_s=asked.result_token_ttl_h * 3600,
         limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )
@@ -545,15 +597,6 @@ def _webhooks(settings: WebhookSettings) -> Webhooks:
         allowed_hosts=settings.webhook_allowed_hosts,
         pace=settings.webhook_pace,
     )
-
-
-def _empty_uploads(temp_dir: Path) -> Path:
-    """The folder for pictures on their way in; what an earlier process left there is partial."""
-    folder = temp_dir / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
-    for orphan in folder.iterdir():
-        shutil.rmtree(orphan, ignore_errors=True)
-    return folder
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from services.remover import Availability, RemovalOptions
 from services.runware_client import RunwareClient, new_task_id
 from services.workers import Workers
 from utils.clock import Deadline
+from utils.spans import span, spanned
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ class RemoteRemover:
         options.on_sent()
         options.allowance.release(self.name)  # from here on the ledger counts it
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
-        address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
+        with span("remote"):
+            address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
         with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:
             answer = Path(folder) / "answer"
             await _download(self.fetcher, address, answer, deadline)
@@ -136,6 +138,7 @@ class RemoteRemover:
         )
 
 
+@spanned("fetch_result")
 async def _download(fetcher: Fetcher, address: str, into: Path, deadline: Deadline) -> None:
     """Fetch the result; that is free, so it is tried again while there is time."""
     failure: Exception | None = None

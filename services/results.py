@@ -28,6 +28,7 @@ from models.errors import FailureCode, InsufficientStorage, ResultNotFound
 from models.schemas import ModelId, ResultEntry, ResultError, ShotRecord
 from services.catalogue import PAID
 from services.room import Room, full_disk_said
+from services.temp_folder import remove
 from utils.clock import utc_now
 
 _log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class ResultStore:
         self._records = records
         self._ttl = ttl
         self._record_ttl = record_ttl
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
         self._room = Room(folder, min_free_bytes)
         # the one asked for longest ago first; changed by the loop's thread and by the pool's
         self._held: OrderedDict[str, _Held] = OrderedDict()
@@ -103,7 +104,7 @@ class ResultStore:
             folder.mkdir(parents=True, exist_ok=True)
         for partial in self._records.glob("*/*.part"):
             partial.unlink()
-        for path in sorted(self._folder.iterdir(), key=lambda each: each.stat().st_mtime):
+        for path in sorted(self._folder.iterdir(), key=lambda each: each.lstat().st_mtime):
             self._recover(path)
         self.sweep()
 
@@ -113,6 +114,11 @@ class ResultStore:
 
     def expires_at(self, created_at: datetime) -> datetime:
         return created_at + self._ttl
+
+    def held_bytes(self) -> int:
+        """What the pictures take that are here."""
+        with self._changing:
+            return sum(held.bytes for held in self._held.values())
 
     def holds(self, request_id: str) -> bool:
         """Whether the shot's pictures are here."""
@@ -185,8 +191,10 @@ class ResultStore:
     def write_soft(self, request_id: str, model: ModelId, pieces: Iterable[bytes]) -> None:
         """Keep a cut-out as it was before its edge was finished, for later renderings. Blocks."""
         path = self._soft(request_id, model)
-        with path.open("wb") as file:
+        partial = path.with_suffix(".part")
+        with partial.open("wb") as file:
             file.writelines(pieces)
+        partial.replace(path)
         self._grow(request_id, _size(path))
 
     async def untreated(self, request_id: str, model: ModelId) -> Path:
@@ -205,7 +213,7 @@ class ResultStore:
             self.check_room(size)
         except InsufficientStorage:
             return False
-        return size <= self._quota_bytes
+        return size <= self.quota_bytes
 
     async def keep_print(
         self, key: PrintKey, pieces: AsyncGenerator[bytes, None]
@@ -310,8 +318,8 @@ class ResultStore:
             record = self._read_record(path.name)
         except ValidationError:
             record = None
-        if record is None or not path.is_dir():
-            _remove(path)
+        if record is None or path.is_symlink() or not path.is_dir():
+            remove(path)
             return
         for partial in path.glob("*.part"):
             partial.unlink()
@@ -335,7 +343,7 @@ class ResultStore:
                 held.bytes += by
             total = sum(each.bytes for each in self._held.values())
             for other, each in list(self._held.items()):
-                if total <= self._quota_bytes:
+                if total <= self.quota_bytes:
                     return
                 if other != request_id and not each.running:
                     total -= each.bytes
@@ -346,7 +354,7 @@ class ResultStore:
         """The pictures go, the record stays."""
         with self._changing:
             self._held.pop(request_id, None)
-        _remove(self._home(request_id))
+        remove(self._home(request_id))
 
     def _delete(self, request_id: str) -> bool:
         with self._changing:
@@ -409,14 +417,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        partial = target.with_suffix(".part")
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _not_found(request_id: str) -> ResultNotFound:

@@ -4,6 +4,7 @@ A container's limit is a cgroup's, not the machine's: every level above us may b
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -24,6 +25,52 @@ def resident_bytes(*, pid: int | None = None, proc: Path = _PROC) -> int | None:
     for line in _read(proc / str(pid or "self") / "status").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupUse:
+    """What our own control group holds and has met; None for what it does not tell.
+
+    `working_set_bytes` leaves out file pages unused of late, as Kubernetes counts.
+    """
+
+    bytes: int | None = None
+    working_set_bytes: int | None = None
+    oom_kills: int | None = None
+
+
+def cgroup_use(*, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> CgroupUse:
+    """All None where the group of neither version can be read."""
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            use = _use(cgroups, path, "memory.current", "inactive_file", "memory.events")
+        elif "memory" in controllers.split(","):
+            names = ("memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")
+            use = _use(cgroups / "memory", path, *names)
+        else:
+            continue
+        if use is not None:
+            return use
+    return CgroupUse()
+
+
+def _use(root: Path, path: str, held: str, idle: str, events: str) -> CgroupUse | None:
+    """From our own group, or the root of what a container sees, by the files' names."""
+    for folder in (root / path.lstrip("/"), root):
+        if (size := _read(folder / held).strip()).isdigit():
+            unused = _count(folder / "memory.stat", idle) or 0
+            kills = _count(folder / events, "oom_kill")
+            return CgroupUse(int(size), max(0, int(size) - unused), kills)
+    return None
+
+
+def _count(path: Path, name: str) -> int | None:
+    for line in _read(path).splitlines():
+        found, _, value = line.partition(" ")
+        if found == name:
+            return int(value)
     return None
 
 
