@@ -107,7 +107,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     OMP_NUM_THREADS=2 \
     PORT=8000 \
     UVICORN_SERVER_HEADER=false \
-    UVICORN_HTTP=routers.connections:GuardedConnection \
     TEMP_DIR=/tmp/img-proc \
     DATA_DIR=/data \
     WEIGHTS_DOWNLOAD=false

@@ -9,9 +9,8 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import documentation, pages, perimeter, problems
+from routers import connections, documentation, pages, perimeter, problems
 from routers.every import ROUTERS
-from routers.pacing import Pace
 from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
@@ -34,6 +33,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         logs.configure(settings.work.log_level)
+        connections.guard()
         async with open_services(settings, version=VERSION, stand_ins=stand_ins or {}) as services:
             with ended_by_signals(services.drain):
                 yield {"services": services}
@@ -45,11 +45,6 @@ def create_app(
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.network.docs_enabled else None,
-    )
-    app.add_middleware(
-        Pace,
-        stall_s=settings.inputs.upload_stall_s,
-        total_s=settings.inputs.upload_timeout_s,
     )
     perimeter.install(app, _edge(settings))
     problems.install(app)
@@ -66,6 +61,8 @@ def _edge(settings: Settings) -> perimeter.Edge:
         hosts=settings.network.allowed_hosts,
         public_base_url=settings.storage.public_base_url,
         origins=settings.network.cors_origins,
+        stall_s=settings.inputs.upload_stall_s,
+        upload_s=settings.inputs.upload_timeout_s,
     )
 
 

@@ -1,17 +1,20 @@
-"""Connections that are let go: `uvicorn main:app --http routers.connections:GuardedConnection`.
+"""Connections that are let go: those that ask for nothing, for too much, or take no answer.
 
 uvicorn's own protocol waits for a request's head for ever, takes one of any length, queues
 whatever is pipelined, and has no end of connections. None of that reaches the application, so it
-is bounded here. The image starts uvicorn so (UVICORN_HTTP); started plainly, the service is as
-open as uvicorn.
+is bounded in a protocol of our own, which `guard` puts in the place of uvicorn's.
 """
 
 import asyncio
+import itertools
 import logging
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from routers.signals import running_server
+
+_TURNS = itertools.count()  # who has waited longest; the loop's clock has only milliseconds
 _log = logging.getLogger(__name__)
 
 HEAD_S = 15
@@ -31,6 +34,18 @@ STALL_S = 300
 that are made while they are sent have CLIENT_STALL_S, which is shorter."""
 
 
+def guard() -> None:
+    """Have the server that starts us make guarded connections; it listens when we are ready.
+
+    Nothing is changed where uvicorn is not the process's own server or does not use httptools.
+    """
+    server = running_server()
+    if server is None or server.config.http_protocol_class is not HttpToolsProtocol:
+        _log.info("connections_not_guarded")
+        return
+    server.config.http_protocol_class = GuardedConnection
+
+
 class GuardedConnection(HttpToolsProtocol):
     """uvicorn's protocol with an end to waiting, to heads, to pipelines and to connections."""
 
@@ -38,6 +53,7 @@ class GuardedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._waiting: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._turn = 0
         self._without_body = 0
         self._moved = False
 
@@ -98,6 +114,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def _wait_for_head(self, seconds: float) -> None:
         self._stop_waiting()
+        self._turn = next(_TURNS)
         self._waiting = self.loop.call_later(seconds, self._cut, "no_request")
 
     def _stop_waiting(self) -> None:
@@ -108,11 +125,11 @@ class GuardedConnection(HttpToolsProtocol):
     def _make_room(self) -> None:
         """Cut the connection that has waited longest without a request, at worst the new one."""
         waiting = [
-            (each._waiting.when(), each)  # noqa: SLF001  # one of us
+            each
             for each in self.connections
-            if isinstance(each, GuardedConnection) and each._waiting is not None  # noqa: SLF001
+            if isinstance(each, GuardedConnection) and each.is_waiting
         ]
-        min(waiting, key=lambda entry: entry[0])[1]._cut("too_many_connections")  # noqa: SLF001
+        min(waiting, key=lambda each: each._turn)._cut("too_many_connections")  # noqa: SLF001
 
     def _refuse(self, status: int, why: str) -> None:
         """Say so where no answer has begun, and close."""

@@ -28,7 +28,7 @@ def ended_by_signals(drain: Drain) -> Iterator[None]:
     so a plain `uvicorn main:app` ends in time as well. Without uvicorn's handlers (it runs in
     another thread, or not at all) nothing is changed.
     """
-    server = _uvicorns()
+    server = running_server()
     if server is None:
         yield
         return
@@ -41,7 +41,7 @@ def ended_by_signals(drain: Drain) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _uvicorns() -> uvicorn.Server | None:
+def running_server() -> uvicorn.Server | None:
     """The server whose handlers are installed for both signals."""
     if threading.current_thread() is not threading.main_thread():
         return None

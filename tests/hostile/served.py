@@ -16,7 +16,6 @@ from tests.conftest import ROOT
 from tests.ports import unused_port
 
 _SETTINGS = {
-    "UVICORN_HTTP": "routers.connections:GuardedConnection",
     "WEIGHTS_DOWNLOAD": "false",
     "MAX_UPLOAD_MB": "8",
     "QUEUE_LIMIT": "1000",

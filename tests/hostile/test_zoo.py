@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -209,3 +210,17 @@ def test_what_only_looks_wrong_is_a_picture(service: Served) -> None:
 def test_the_service_is_as_good_as_before(service: Served) -> None:
     answers = sent(service, [good("/remove-background"), good("/upscale")])
     assert [said.status for _, said in answers] == [200, 200]
+
+
+def test_a_plainly_started_service_guards_its_connections(service: Served) -> None:
+    """No flag and no variable asks for it: `uvicorn main:app` is enough."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+        got = b""
+        try:
+            client.sendall(b"GET / HTTP/1.1\r\nX: " + b"y" * 400_000)
+            got = client.recv(1 << 16)
+        except OSError:
+            pass
+    assert got == b"" or got.startswith(b"HTTP/1.1 431 ")
+    assert "connections_not_guarded" not in service.log.read_text(encoding="utf-8")
+    assert '"event": "connection_refused"' in service.log.read_text(encoding="utf-8")
