@@ -106,6 +106,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     OMP_NUM_THREADS=2 \
     PORT=8000 \
+    UVICORN_SERVER_HEADER=false \
     TEMP_DIR=/tmp/img-proc \
     DATA_DIR=/data \
     WEIGHTS_DOWNLOAD=false

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -124,6 +125,36 @@ def _key_digests(value: object) -> object:
     return digests
 
 
+def _network_list(value: object) -> object:
+    """Addresses and networks separated by commas, each as it is written there."""
+    if not isinstance(value, str):
+        return value
+    found = [part.strip() for part in value.split(",") if part.strip()]
+    for each in found:
+        ip_network(each)  # its ValueError names what is wrong
+    return frozenset(found)
+
+
+def _host_list(value: object) -> object:
+    hosts = _comma_list(value)
+    if isinstance(value, str) and isinstance(hosts, frozenset):
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host} is not a host's name, as cutouts.example")
+    return hosts
+
+
+def _rate_list(value: object) -> object:
+    """`id=number` pairs separated by commas."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.strip().partition("=") for pair in value.split(",") if pair.strip()]
+    if any(not _KEY_ID.fullmatch(key_id) or not number for key_id, _, number in pairs):
+        raise ValueError("must be id=number pairs separated by commas")
+    return {key_id: number for key_id, _, number in pairs}
+
+
+_HOST = re.compile(r"[a-z0-9.-]+|\[[0-9a-f:.]+\]")
 _KEY_ID = re.compile("[a-z0-9_-]{1,64}")
 _KEY = re.compile("[!-~]{16,}")
 _RESERVED_IDS = frozenset({"open", "link", "unknown"})  # what the log calls those without a key
@@ -142,6 +173,9 @@ Checksum = Annotated[
     Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None, BeforeValidator(_none_if_empty)
 ]
 CommaSet = Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_list)]
+Networks = Annotated[frozenset[str], NoDecode, BeforeValidator(_network_list)]
+Hosts = Annotated[frozenset[str], NoDecode, BeforeValidator(_host_list)]
+RateList = Annotated[dict[str, Annotated[int, Field(ge=0)]], NoDecode, BeforeValidator(_rate_list)]
 
 
 class Group(BaseSettings):
@@ -270,6 +304,52 @@ class AccessSettings(Group):
         frozenset(),
         description="Origins of shops that may show the pick page in a frame and hand it a "
         "session, as https://shop.example, separated by commas. Empty: nobody's.",
+    )
+
+
+class NetworkSettings(Group):
+    """The way in: whom to believe, who may come, and how often."""
+
+    trusted_proxies: Networks = Field(
+        frozenset(),
+        description="Addresses and networks of the proxies in front, as 10.0.0.0/8, separated by "
+        "commas: their X-Forwarded-For says who asks, their X-Forwarded-Proto whether by https. "
+        "Empty: what anybody says there changes nothing.",
+    )
+    allowed_hosts: Hosts = Field(
+        frozenset(),
+        description="Names by which the service may be asked for (Host), separated by commas; "
+        "that of PUBLIC_BASE_URL and localhost always are. Empty: by any.",
+    )
+    cors_origins: Origins = Field(
+        frozenset(),
+        description="Origins whose pages may call the API from a browser, as "
+        "https://shop.example, separated by commas. Empty: none but our own.",
+    )
+    docs_enabled: bool = Field(
+        default=True, description="Whether /docs, /redoc and /openapi.json are there."
+    )
+    rate_limit_per_minute: int = Field(
+        600,
+        ge=0,
+        description="Requests that make pictures (every POST but picks and sessions) that one API "
+        "key, or without keys one address, may send in a minute; ten times as many others. 0: no "
+        "limit.",
+    )
+    key_rate_limits: RateList = Field(
+        {},
+        description="The same for single API keys: id=number pairs separated by commas.",
+    )
+    session_rate_limit_per_minute: int = Field(
+        120,
+        ge=0,
+        description="The same for one browser session, which also counts for its key.",
+    )
+    refusal_limit_per_minute: int = Field(
+        300,
+        ge=0,
+        description="Requests without a right key that one address may send in a minute; then "
+        "keys that it has not shown before are not looked at. 0: no limit.",
     )
 
 
@@ -633,6 +713,7 @@ class Settings(BaseModel):
 
     providers: ProviderSettings
     access: AccessSettings
+    network: NetworkSettings
     work: WorkSettings
     process: ProcessSettings
     inputs: InputSettings
@@ -649,6 +730,7 @@ class Settings(BaseModel):
 GROUPS: Mapping[str, type[Group]] = {
     "providers": ProviderSettings,
     "access": AccessSettings,
+    "network": NetworkSettings,
     "work": WorkSettings,
     "process": ProcessSettings,
     "inputs": InputSettings,

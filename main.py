@@ -9,11 +9,8 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import connections, documentation, pages, problems
-from routers.authentication import Door
+from routers import connections, documentation, pages, perimeter, problems
 from routers.every import ROUTERS
-from routers.middleware import RequestFrame
-from routers.pacing import Pace
 from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
@@ -47,20 +44,26 @@ def create_app(
         summary="Background removal by several models at once, for direct-to-film printing.",
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.network.docs_enabled else None,
     )
-    app.add_middleware(
-        Pace,
-        stall_s=settings.inputs.upload_stall_s,
-        total_s=settings.inputs.upload_timeout_s,
-    )
-    app.add_middleware(Door)
-    app.add_middleware(RequestFrame)
+    perimeter.install(app, _edge(settings))
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
     app.include_router(pages.pages(embedded_by=settings.access.page_embedded_by))
     documentation.install(app)
     return app
+
+
+def _edge(settings: Settings) -> perimeter.Edge:
+    return perimeter.Edge(
+        proxies=settings.network.trusted_proxies,
+        hosts=settings.network.allowed_hosts,
+        public_base_url=settings.storage.public_base_url,
+        origins=settings.network.cors_origins,
+        body_stall_s=settings.inputs.upload_stall_s,
+        body_total_s=settings.inputs.upload_timeout_s,
+    )
 
 
 def _settings_or_exit() -> Settings:

@@ -10,7 +10,7 @@ ServiceError                    the request as a whole cannot be answered
 │   ├── FileTooLarge · ScaleOutOfRange · SideTooLong
 │   └── ImageDownloadFailed · UnknownForeground
 ├── AccessRefused               who asks is not known, or may not do this
-│   ├── MissingKey · InvalidKey
+│   ├── MissingKey · InvalidKey · RateLimited · UnknownHost
 │   └── NotAllowed · SessionExhausted
 ├── ResultNotFound · NothingToCompare · OriginalNotKept
 ├── BudgetExhausted             money set aside for today or for this call is spent
@@ -133,6 +133,12 @@ class NotAllowed(AccessRefused): ...
 
 
 class SessionExhausted(AccessRefused): ...
+
+
+class RateLimited(AccessRefused): ...
+
+
+class UnknownHost(AccessRefused): ...
 
 
 class ResultNotFound(ServiceError): ...

@@ -10,19 +10,22 @@ from urllib.parse import unquote
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.errors import MissingKey, NotAllowed, ServiceError
-from routers import pages
+from models.errors import InvalidKey, MissingKey, NotAllowed, ServiceError
+from routers import limiting, pages
 from routers.problems import refused
 from services.access import OPEN, UNKNOWN, Caller, CallerKind, caller
 from services.container import Services
 from utils import logs
 
-OPEN_PATHS = frozenset(
+UNCOUNTED_PATHS = frozenset(
     {
-        *("/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+        *("/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
         *pages.FILES,
     }
 )
+"""No rate is limited here: to answer costs as little as to refuse."""
+
+OPEN_PATHS = UNCOUNTED_PATHS | {"/ready"}
 """What anybody may see, keys or not: of the pages only the files, which hold nobody's data."""
 
 METRICS = "/metrics"
@@ -62,27 +65,27 @@ class Door:
 
 
 async def _admit(scope: Scope, services: Services) -> Caller:
-    """Whom the request comes from; raises AccessRefused kinds, or ResultNotFound."""
+    """Whom the request comes from; raises AccessRefused kinds, RateLimited, or ResultNotFound."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     request_id = _result_named(path)
     reading = request_id if scope["method"] == "GET" else None
     token = _take_token(scope) if reading else None
+    if path in UNCOUNTED_PATHS:
+        return OPEN
     scraper = services.access.scraper if path == METRICS else ()
     if (not services.access.required and not scraper) or path in OPEN_PATHS:
+        await limiting.count(scope, OPEN, path)
         return OPEN
     logs.key_id.set(UNKNOWN)
-    credential = _credential(Headers(scope=scope))
-    if scraper and credential and scraper.id_of(credential):
-        return OPEN
-    if credential is None and token and reading:
-        return services.access.follow(token, reading)
-    if credential is None:
-        raise MissingKey(
-            "This address wants a key.",
-            hint="Send it as Authorization: Bearer … or as X-API-Key.",
-        )
-    found = services.access.identify(credential)
+    try:
+        found = _identified(scope, services, path, token=token, reading=reading)
+    except (MissingKey, InvalidKey):
+        await limiting.count_refusal(scope)
+        raise
     logs.key_id.set(found.key_id)
+    await limiting.count(scope, found, path)
+    if found.kind is CallerKind.LINK:
+        return found
     if found.kind is CallerKind.SESSION and not reading:
         if scope["method"] == "DELETE" and (picked := _PICK.fullmatch(path)):
             request_id = picked[1]  # a pick taken back: of its own shots alone
@@ -91,6 +94,23 @@ async def _admit(scope: Scope, services: Services) -> Caller:
     if request_id:
         await services.results.require_owner(request_id, found.owns)
     return found
+
+
+def _identified(
+    scope: Scope, services: Services, path: str, *, token: str | None, reading: str | None
+) -> Caller:
+    """Whose key, session or link to the result `reading` it is; raises MissingKey, InvalidKey."""
+    credential = _credential(Headers(scope=scope))
+    if credential and path == METRICS and services.access.scraper.id_of(credential):
+        return OPEN
+    if credential is not None:
+        return services.access.identify(credential)
+    if token and reading:
+        return services.access.follow(token, reading)
+    raise MissingKey(
+        "This address wants a key.",
+        hint="Send it as Authorization: Bearer … or as X-API-Key.",
+    )
 
 
 def _require_allowed(session: Caller, method: str, path: str) -> None:

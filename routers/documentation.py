@@ -4,7 +4,7 @@ The body of a shot is parsed from the stream (its file may be larger than memory
 cannot derive its description; it is derived here from the same parameter model that checks it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from models import errors
 from models.schemas import Problem
 from routers import removebg_problems
-from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST
+from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST, UNCOUNTED_PATHS
 from routers.embedded import BASE64_FIELD
 from routers.problems import TABLE, responses
 from routers.uploads import URL_FIELD
@@ -40,6 +40,16 @@ _SCHEMES = {
         "name": "token",
         "description": "Part of the links in a record; opens that one result.",
     },
+}
+_AT_THE_EDGE = (errors.RateLimited, errors.UnknownHost)
+_OF_A_RATE = {
+    name: {"schema": {"type": "integer"}, "description": told}
+    for name, told in (
+        ("X-RateLimit-Limit", "Requests a minute."),
+        ("X-RateLimit-Remaining", "How many of them are left."),
+        ("X-RateLimit-Reset", "The second, in Unix time, from which more are left."),
+        ("Retry-After", "Seconds until there is room again."),
+    )
 }
 _EXTRA_SCHEMAS: dict[str, type[BaseModel]] = {"Problem": Problem}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The picture's bytes."}
@@ -137,6 +147,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
                 del operation["responses"]["422"]
             if address not in OPEN_PATHS:
                 _add_access(operation, address, method)
+            if address not in UNCOUNTED_PATHS:
+                _add_refusals(operation, address, _AT_THE_EDGE)
+                operation["responses"]["429"]["headers"] = _OF_A_RATE
     return made
 
 
@@ -146,6 +159,13 @@ def _add_access(operation: dict[str, Any], address: str, method: str) -> None:
     operation["security"] = [{name: []} for name in _SCHEMES if by_link or name != _BY_LINK]
     used_up = [errors.SessionExhausted] if address in SESSIONS_MAY_POST else []
     kinds = (errors.MissingKey, errors.InvalidKey, errors.NotAllowed, *used_up)
+    _add_refusals(operation, address, kinds)
+
+
+def _add_refusals(
+    operation: dict[str, Any], address: str, kinds: Sequence[type[errors.ServiceError]]
+) -> None:
+    """Refusals that come before the route, told as they are at that address."""
     refusals = responses(*kinds)
     if address.startswith(removebg_problems.PREFIX):
         refusals = removebg_problems.responses_there(TABLE[each] for each in kinds)

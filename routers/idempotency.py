@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Request
 from models import errors
 from models.schemas import RemovalParameters, ShotRecord, SizeParameters
 from routers.dependencies import ServicesDep
+from routers.middleware import add_headers
 from routers.uploads import Submission
 from services.access import caller
 from services.container import Services
@@ -73,7 +74,7 @@ class Once:
     async def _earlier(self, turn: Turn) -> ShotRecord | None:
         if turn.earlier is None or turn.seen is None:
             return None
-        self.request.state.answer_headers = {_HEADERS[turn.seen]: "true"}
+        add_headers(self.request.scope, {_HEADERS[turn.seen]: "true"})
         try:
             return await self.services.shotgun.again(turn.earlier)
         except errors.ResultNotFound:

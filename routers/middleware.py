@@ -5,7 +5,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -97,6 +97,11 @@ def _drain(scope: Scope) -> Drain:
     return drain
 
 
+def add_headers(scope: Scope, headers: Mapping[str, str]) -> None:
+    """Headers that go out with whatever the request is answered, errors as well."""
+    scope["state"].setdefault("answer_headers", {}).update(headers)
+
+
 def _note(scope: Scope, met: Kind) -> None:
     """Keep the request's problem for GET /errors, and count it."""
     services: Services = scope["state"]["services"]
@@ -115,7 +120,7 @@ def _route(scope: Scope) -> str | None:
 class _Answer:
     """The response on its way out: stamped with id and time, its bytes counted.
 
-    What a route leaves in `request.state.answer_headers` goes out with errors, too.
+    What `add_headers` was given goes out with errors, too.
     """
 
     def __init__(self, send: Send, request_id: str, scope: Scope, trace: Trace) -> None:

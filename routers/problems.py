@@ -72,6 +72,16 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.SessionExhausted: Kind(
         403, "session_exhausted", "Session used up", "All shots of this session are used up."
     ),
+    errors.RateLimited: Kind(
+        429,
+        "rate_limited",
+        "Too many requests",
+        "More than 600 requests a minute that make pictures.",
+        retryable=True,
+    ),
+    errors.UnknownHost: Kind(
+        421, "unknown_host", "Wrong host", "The service is not reached by this name."
+    ),
     errors.BudgetExhausted: Kind(
         402,
         "budget_exhausted",

@@ -25,6 +25,7 @@ from routers.background import REMOVAL_ERRORS, one_entry, removal_plan
 from routers.dependencies import ServicesDep
 from routers.documentation import describes_removebg
 from routers.idempotency import OnceDep
+from routers.middleware import add_headers
 from routers.parameters import parse
 from routers.prints import ClosingDep
 from routers.problems import CRASHED, TABLE
@@ -147,9 +148,7 @@ async def removebg(  # noqa: PLR0913  # what FastAPI hands in
         record = claimed.record or await shooting.record()
     if claimed.record is None:
         # an error that comes now is answered after money was spent, and says so
-        replied = getattr(request.state, "answer_headers", {})
-        cost = {"X-Cost-USD": f"{record.cost_usd:.6f}"}
-        request.state.answer_headers = {**replied, **cost}
+        add_headers(request.scope, {"X-Cost-USD": f"{record.cost_usd:.6f}"})
     entry = one_entry(record)
     picture = await services.results.picture(record.request_id, entry.model)
     scratch = await closing.enter_async_context(services.scratch())

@@ -18,6 +18,7 @@ _KEPT_HEADERS = ("retry-after", "allow")
 _RETOLD: Mapping[str, tuple[int, str]] = {
     "missing_key": (403, "auth_failed"),
     "invalid_key": (403, "auth_failed"),
+    "rate_limited": (429, "rate_limit_exceeded"),
     "budget_exhausted": (402, "insufficient_credits"),
     "session_exhausted": (402, "insufficient_credits"),
     "empty_file": (400, "failed_to_read_image"),

@@ -23,6 +23,7 @@ from config import (
     MIB,
     Ben2Settings,
     LocalSettings,
+    NetworkSettings,
     PrintSettings,
     ProcessSettings,
     RemovebgSettings,
@@ -71,6 +72,7 @@ from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
+from services.rate_limits import RateLimits, Rates, open_storage
 from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
@@ -118,6 +120,7 @@ class Services:
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
     access: Access
+    rate_limits: RateLimits
     budgets: Budgets
     breakers: Breakers
     recent_errors: ErrorRing
@@ -324,6 +327,7 @@ async def open_services(
                 knockout=settings.local.knockout_enabled, ben2=ben2 is not None
             ),
             access=await asyncio.to_thread(_access, settings, data),
+            rate_limits=_rate_limits(settings.network),
             ledger=providers.money.ledger,
             budgets=providers.money.budgets,
             breakers=providers.money.breakers,
@@ -395,6 +399,16 @@ def _access(settings: Settings, data: DataFolder) -> Access:
         link_ttl_s=asked.result_token_ttl_h * 3600,
         limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )
+
+
+def _rate_limits(network: NetworkSettings) -> RateLimits:
+    rates = Rates(
+        usual=network.rate_limit_per_minute,
+        session=network.session_rate_limit_per_minute,
+        refusals=network.refusal_limit_per_minute,
+        keys=network.key_rate_limits,
+    )
+    return RateLimits(rates, open_storage())
 
 
 @asynccontextmanager

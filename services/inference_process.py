@@ -415,9 +415,8 @@ class _Child:
                 if line.endswith(b"\n"):  # else it was killed in the middle of a word
                     self._messages.put_nowait(_message_in(line))
         except ValueError:  # also a line without end
-            _log.error(
-                "inference_process_garbled", extra={"pid": self.pid}
-            )  # its words say nothing
+            # its words say nothing
+            _log.error("inference_process_garbled", extra={"pid": self.pid})
             self.kill()
             self._messages.put_nowait({"event": "garbled"})
         except OSError:

@@ -12,7 +12,7 @@ from tests.conftest import make_settings
 
 def main(temp_dir: str, port: str) -> None:
     settings = make_settings(
-        Path(temp_dir), drain_s=3, drain_notice_s=0.5, max_concurrent_jobs=1, deadline_s=30
+        Path(temp_dir), drain_s=4, drain_notice_s=2, max_concurrent_jobs=1, deadline_s=30
     )
     models = table(
         Cutter(KNOCKOUT), Cutter(ISNET, held=True), Cutter(RMBG, held=True, sends=True), Cutter(KIE)

@@ -314,7 +314,7 @@ def test_the_headers_tell_of_the_shot(server: Server) -> None:
     answer = removed(server)
     assert answer.headers["x-model"] == "local-isnet"
     assert answer.headers["x-cost-usd"] == "0.000000"
-    assert "x-ratelimit-limit" not in answer.headers
+    assert answer.headers["x-ratelimit-limit"] == "600"
     whole = server.client.get(answer.headers["x-result-url"])
     assert whole.headers["content-type"] == "image/png"
     record = server.client.get(answer.headers["x-result-url"].rpartition("/")[0]).json()

@@ -82,6 +82,6 @@ def test_the_node_client_completes(shop: Server, host: str, tmp_path: Path) -> N
         assert picture_in(each["base64img"]).size == size
         assert size == ((50, 60) if name == "options" else (200, 100))
         assert each["detectedType"] == "other"
-        assert "rateLimit" not in each
+        assert each["rateLimit"] == "600"
     wrong = said_by([*command, "another-key-of-nobody", str(picture), "http://a.example"])
     assert {each["errors"][0]["code"] for each in wrong.values()} == {"auth_failed"}
