@@ -21,7 +21,7 @@ ServiceError                    the request as a whole cannot be answered
 ├── NotAdmitted                 no work has begun on it
 │   └── Overloaded · Draining
 ├── InsufficientMemory
-└── InsufficientStorage
+└── InsufficientStorage · StorageUnavailable
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
 └── CircuitOpen                 its provider is left alone for now
@@ -195,6 +195,9 @@ class InsufficientMemory(ServiceError): ...
 class InsufficientStorage(ServiceError): ...
 
 
+class StorageUnavailable(ServiceError): ...
+
+
 class FailureCode(StrEnum):
     """Why one model's attempt failed, as the entry of a result reports it."""
 
@@ -209,6 +212,8 @@ class FailureCode(StrEnum):
     CONTENT_REJECTED = "content_rejected"
     MODEL_CRASHED = "model_crashed"
     INSUFFICIENT_MEMORY = "insufficient_memory"
+    INSUFFICIENT_STORAGE = "insufficient_storage"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
     CANCELLED = "cancelled"
 
 

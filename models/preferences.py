@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from models.schemas import ModelId
 
@@ -12,6 +12,19 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Metadata: TypeAlias = dict[Name, bool | Whole | Number | Text | None]
+
+
+def _no_number(value: object) -> object:
+    """A date is written as one: Pydantic would take any number for seconds since 1970."""
+    try:
+        float(str(value))
+    except ValueError:
+        return value
+    raise ValueError("must be written as 2026-11-24 or 2026-11-24T18:30:00Z")
+
+
+Day = Annotated[date | None, BeforeValidator(_no_number)]
+Moment = Annotated[datetime | None, BeforeValidator(_no_number)]
 GroupBy: TypeAlias = Literal["kind", "day", "week", "month"]
 
 
@@ -62,8 +75,8 @@ class StatsQuery(BaseModel):
     kind: str | None = Field(
         None, pattern="^[a-z_-]{1,32}$", description="Only pictures of this kind."
     )
-    since: date | None = Field(None, description="First day (UTC).")
-    until: date | None = Field(None, description="Last day (UTC), included.")
+    since: Day = Field(None, description="First day (UTC).")
+    until: Day = Field(None, description="Last day (UTC), included.")
     by: GroupBy | None = Field(None, description="The same again for every kind, day, week, month.")
 
 
@@ -72,8 +85,8 @@ class ExportQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    since: datetime | None = Field(None, description="From this moment on; without zone: UTC.")
-    until: datetime | None = Field(None, description="Before this moment; without zone: UTC.")
+    since: Moment = Field(None, description="From this moment on; without zone: UTC.")
+    until: Moment = Field(None, description="Before this moment; without zone: UTC.")
 
 
 class ModelWins(BaseModel):

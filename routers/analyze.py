@@ -27,7 +27,6 @@ router = APIRouter(tags=["print check"])
         errors.Overloaded,
         errors.Draining,
         errors.InsufficientMemory,
-        errors.DeadlineExceeded,
     ),
     openapi_extra=describes_submission(AnalyzeParameters),
 )

@@ -4,19 +4,17 @@ The body of a shot is parsed from the stream (its file may be larger than memory
 cannot derive its description; it is derived here from the same parameter model that checks it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from models import errors
 from models.schemas import Problem
-from routers import removebg_problems
-from routers.authentication import OPEN_PATHS, SESSIONS_MAY_POST, UNCOUNTED_PATHS
 from routers.embedded import BASE64_FIELD
-from routers.problems import TABLE, responses
+from routers.layers import Operation, add_layers
+from routers.links import add_links
 from routers.uploads import URL_FIELD
 
 _REF = "#/components/schemas/{model}"
@@ -40,16 +38,6 @@ _SCHEMES = {
         "name": "token",
         "description": "Part of the links in a record; opens that one result.",
     },
-}
-_AT_THE_EDGE = (errors.RateLimited, errors.UnknownHost)
-_OF_A_RATE = {
-    name: {"schema": {"type": "integer"}, "description": told}
-    for name, told in (
-        ("X-RateLimit-Limit", "Requests a minute."),
-        ("X-RateLimit-Remaining", "How many of them are left."),
-        ("X-RateLimit-Reset", "The second, in Unix time, from which more are left."),
-        ("Retry-After", "Seconds until there is room again."),
-    )
 }
 _EXTRA_SCHEMAS: dict[str, type[BaseModel]] = {"Problem": Problem}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "The picture's bytes."}
@@ -145,32 +133,18 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for method, operation in path.items():
             if _is_fastapis(operation):
                 del operation["responses"]["422"]
-            if address not in OPEN_PATHS:
-                _add_access(operation, address, method)
-            if address not in UNCOUNTED_PATHS:
-                _add_refusals(operation, address, _AT_THE_EDGE)
-                operation["responses"]["429"]["headers"] = _OF_A_RATE
+            _add_access(Operation(address, method, operation))
+            add_layers(Operation(address, method, operation))
+    add_links(made["paths"])
     return made
 
 
-def _add_access(operation: dict[str, Any], address: str, method: str) -> None:
-    """What proves who asks, and how the door refuses."""
-    by_link = method == "get" and address.startswith("/results/{request_id}")
-    operation["security"] = [{name: []} for name in _SCHEMES if by_link or name != _BY_LINK]
-    used_up = [errors.SessionExhausted] if address in SESSIONS_MAY_POST else []
-    kinds = (errors.MissingKey, errors.InvalidKey, errors.NotAllowed, *used_up)
-    _add_refusals(operation, address, kinds)
-
-
-def _add_refusals(
-    operation: dict[str, Any], address: str, kinds: Sequence[type[errors.ServiceError]]
-) -> None:
-    """Refusals that come before the route, told as they are at that address."""
-    refusals = responses(*kinds)
-    if address.startswith(removebg_problems.PREFIX):
-        refusals = removebg_problems.responses_there(TABLE[each] for each in kinds)
-    for status, refusal in refusals.items():
-        operation["responses"].setdefault(str(status), refusal)
+def _add_access(operation: Operation) -> None:
+    """What proves who asks."""
+    by_link = operation.method == "get" and operation.address.startswith("/results/{request_id}")
+    names = [name for name in _SCHEMES if by_link or name != _BY_LINK]
+    if operation.wants_a_key:
+        operation.told["security"] = [{name: []} for name in names]
 
 
 def _is_fastapis(operation: dict[str, Any]) -> bool:

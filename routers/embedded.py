@@ -64,6 +64,8 @@ def take_apart(
         with _named(field):
             if not isinstance(encoded, str):
                 raise _Bad("must be a string.")
+            if encoded:  # the picture's is empty now: this one stands under an escaped name
+                raise _Bad("must be named without escapes.")
             with target.open("wb") as out:
                 _decode(_pieces(text, *span, _IN_JSON), out, max_file_bytes)
     return Body(document, [target])
@@ -129,7 +131,7 @@ def take_masks(spool: Path, folder: Path, names: AbstractSet[str], max_bytes: in
     written = spool.read_bytes()
     _check_shape(written)
     try:
-        document = json.loads(written)
+        document = json.loads(written.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise _no_json() from error
     if not isinstance(document, dict):
@@ -172,7 +174,7 @@ def _document(text: mmap.mmap, span: tuple[int, int]) -> dict[str, Any]:
     written = text[: span[0]] + text[span[1] :]
     _check_shape(written)
     try:
-        document = json.loads(written)
+        document = json.loads(written.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise _no_json() from error
     if not isinstance(document, dict):
@@ -190,19 +192,26 @@ def _pieces(text: mmap.mmap, start: int, stop: int, writing: _Writing) -> Iterat
     """The string's characters, unescaped, a few megabytes at a time, without a `data:` prefix."""
     if _DATA.match(text, start, stop):
         prefix = _PREFIX.match(text, start, min(stop, start + _MAX_PREFIX_BYTES))
-        start = prefix.end() if prefix else stop
+        if prefix is None:
+            raise _Bad("is not base64.")
+        _plain(prefix.group(), writing)
+        start = prefix.end()
     while start < stop:
         piece = text[start : min(stop, start + _PIECE_BYTES)]
         if start + len(piece) < stop:
             escape = piece.rfind(writing.escape, -writing.longest) if writing.escape else -1
             piece = piece[:escape] if escape > 0 else piece
         start += len(piece)
-        try:
-            yield writing.plain(piece)
-        except json.JSONDecodeError as error:
-            raise _no_json() from error
-        except UnicodeDecodeError as error:
-            raise _Bad("is not base64.") from error
+        yield _plain(piece, writing)
+
+
+def _plain(piece: bytes, writing: _Writing) -> str:
+    try:
+        return writing.plain(piece)
+    except json.JSONDecodeError as error:
+        raise _no_json() from error
+    except UnicodeDecodeError as error:
+        raise _Bad("is not base64.") from error
 
 
 def _decode(pieces: Iterator[str], out: IO[bytes], max_file_bytes: int) -> None:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from routers.problems import Kind, crashed, on_problem, refused
+from routers.problems import Kind, crashed, on_problem, refused, refused_by_disk
 from services.container import Services
 from services.draining import Drain
 from services.tracing import Step
@@ -65,11 +65,14 @@ class RequestFrame:
                 raise
             # the server ends, and this is its last moment to say so
             await refused(_drain(scope).refusal())(scope, receive, answer)
-        except Exception:
-            _log.exception("crashed")
+        except Exception as error:
+            sorry = refused_by_disk(error)
+            if sorry is None:
+                _log.exception("crashed")
+                sorry = crashed()
             if answer.status is not None:
                 raise
-            await crashed()(scope, receive, answer)
+            await sorry(scope, receive, answer)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class FormReader:
         self._limits = {"": max_file_bytes, **(beside_fields or {})}
         self._body = Body({}, [])
         self._parts = 0
-        self._ended = False
+        self._begun = self._ended = False
         self._header_name = b""
         self._disposition = b""
         self._field = ""
@@ -63,8 +63,11 @@ class FormReader:
         self._parser = _parser(boundary, self)
 
     def feed(self, chunk: bytes) -> None:
+        # left to the parser, a blank line at the start hides whatever else its piece begins with
+        piece = chunk if self._begun else chunk.lstrip(b"\r\n")
+        self._begun = self._begun or bool(piece)
         try:
-            self._parser.write(chunk)
+            self._parser.write(piece)
         except FormParserError as error:
             raise _malformed() from error
 

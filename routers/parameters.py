@@ -1,7 +1,7 @@
 """Raw parameters (query, form, JSON) into a checked model; a fault is named by its field."""
 
 import json
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -35,7 +35,13 @@ async def small_json(request: Request) -> dict[str, Any]:
 
 
 def parse(schema: type[P], raw: dict[str, Any]) -> P:
-    """Raises InvalidParameter; an unknown name is a fault, since silence would hide a typo."""
+    """Raises InvalidParameter; an unknown name is a fault, since silence would hide a typo.
+
+    So is a truth value where a number is meant, for which Pydantic would take 1 or 0.
+    """
+    for name in raw.keys() & schema.model_fields.keys():
+        if isinstance(raw[name], bool) and not _is_truth(schema.model_fields[name].annotation):
+            raise InvalidParameter(f"{name}: must not be true or false.", field=name)
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
@@ -47,3 +53,7 @@ def parse(schema: type[P], raw: dict[str, Any]) -> P:
                 f"{field}: there is no such parameter.", field=field, hint=f"There are: {known}."
             ) from None
         raise InvalidParameter(f"{field}: {fault['msg']}.", field=field) from None
+
+
+def _is_truth(kind: object) -> bool:
+    return kind is bool or any(_is_truth(part) for part in get_args(kind))

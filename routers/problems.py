@@ -11,11 +11,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from models import errors
 from models.schemas import Problem
 from routers import removebg_problems
+from services.room import refusal_of_disk
 from utils import logs
 
 _log = logging.getLogger(__name__)
@@ -172,6 +174,13 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.InsufficientStorage: Kind(
         507, "insufficient_storage", "Disk full", "12 MiB are free.", retryable=True
     ),
+    errors.StorageUnavailable: Kind(
+        503,
+        "storage_unavailable",
+        "Disk out of order",
+        "The disk for uploads cannot be written or read at the moment.",
+        retryable=True,
+    ),
 }
 
 NOT_FOUND = Kind(404, "not_found", "Not found", "There is nothing at this address.")
@@ -179,7 +188,8 @@ WRONG_METHOD = Kind(405, "method_not_allowed", "Wrong method", "POST is not allo
 CRASHED = Kind(
     500, "internal_error", "Our fault", "The service met an unexpected error; it has been logged."
 )
-_HTTP_KINDS = {404: NOT_FOUND, 405: WRONG_METHOD}
+_HTTP_KINDS = {404: NOT_FOUND}
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def install(app: FastAPI) -> None:
@@ -192,7 +202,8 @@ def install(app: FastAPI) -> None:
 def responses(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
     """What a route says of its errors in the OpenAPI document, grouped by status."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for kind in (*(TABLE[each] for each in kinds), CRASHED):
+    of_every_route = (TABLE[errors.StorageUnavailable], CRASHED)
+    for kind in (*(TABLE[each] for each in kinds), *of_every_route):
         documented.setdefault(kind.status, _documented(kind.status))["content"][MEDIA_TYPE][
             "examples"
         ][kind.code] = {"value": _body(kind, kind.example)}
@@ -251,6 +262,8 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
 
 def told(error: Exception) -> dict[str, Any]:
     """The problem's members, for an answer that has begun; whatever is not ours is our fault."""
+    if isinstance(error, OSError):
+        error = refusal_of_disk(error) or error
     if not isinstance(error, errors.ServiceError):
         _log.error("crashed", exc_info=error)
         return _body(CRASHED, CRASHED.example)
@@ -269,6 +282,15 @@ def told(error: Exception) -> dict[str, Any]:
 async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
     return refused(error)
+
+
+def refused_by_disk(error: Exception) -> JSONResponse | None:
+    """The answer where a disk that refuses is behind what nobody caught; None for anything else."""
+    refusal = refusal_of_disk(error) if isinstance(error, OSError) else None
+    if refusal is None:
+        return None
+    _log.error("disk_refuses", extra={"reason": getattr(error, "strerror", None)})
+    return refused(refusal)
 
 
 def refused(error: errors.ServiceError) -> JSONResponse:
@@ -290,8 +312,10 @@ async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     return problem(kind, f"{field}: {first['msg']}", field=field)
 
 
-async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for it alone
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return _wrong_method(request)
     kind = _HTTP_KINDS.get(error.status_code)
     if kind is None:
         phrase = HTTPStatus(error.status_code).phrase
@@ -299,3 +323,19 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     response = problem(kind, kind.example)
     response.headers.update(error.headers or {})
     return response
+
+
+def _wrong_method(request: Request) -> JSONResponse:
+    """With every method that this address has in `Allow` (RFC 9110, 10.2.1).
+
+    Starlette would name those of the first route alone.
+    """
+    allowed = [method for method in _METHODS if _is_there(request, method)]
+    response = problem(WRONG_METHOD, f"{request.method} is not allowed here.")
+    response.headers["Allow"] = ", ".join(allowed)
+    return response
+
+
+def _is_there(request: Request, method: str) -> bool:
+    asked = {**request.scope, "method": method}
+    return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)

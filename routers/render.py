@@ -67,7 +67,6 @@ async def _masks(
             errors.Overloaded,
             errors.Draining,
             errors.InsufficientMemory,
-            errors.DeadlineExceeded,
             errors.InsufficientStorage,
         ),
     },

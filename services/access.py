@@ -24,6 +24,7 @@ from services.tokens import (
     read_session,
     session_token,
 )
+from utils.clock import earliest_now_s, latest_now_s
 
 N = TypeVar("N", int, Decimal)
 
@@ -224,11 +225,12 @@ def open_access(  # noqa: PLR0913  # its parts, all named
     link_ttl_s: float,
     limits: SessionLimits,
     metrics_token: str | None = None,
-    now: Clock = time.time,
+    now: Clock | None = None,
 ) -> Access:
     """The door for these keys (id to SHA-256), whose tokens are signed with `secret`.
 
-    `metrics_token` opens the metrics and nothing else.
+    `metrics_token` opens the metrics and nothing else. Without `now` the system's clock counts:
+    where it jumps, a link lives as long as its result and a session no longer than was granted.
     """
     scraper = {}
     if metrics_token is not None:
@@ -236,8 +238,8 @@ def open_access(  # noqa: PLR0913  # its parts, all named
     signer = Signer(secret)
     return Access(
         keys=KeyRing(digests),
-        links=ResultTokens(signer, ttl_s=link_ttl_s, now=now),
-        sessions=Sessions(signer, limits, now=now),
+        links=ResultTokens(signer, ttl_s=link_ttl_s, now=now or earliest_now_s),
+        sessions=Sessions(signer, limits, now=now or latest_now_s),
         scraper=KeyRing(scraper),
     )
 

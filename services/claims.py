@@ -10,7 +10,6 @@ import fcntl
 import logging
 import secrets
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from models.errors import IdempotencyUnavailable
+from utils.clock import earliest_now_s, latest_now_s
 
 T = TypeVar("T")
 
@@ -83,13 +83,15 @@ class Earlier:
 class Claims:
     """The database; every method raises IdempotencyUnavailable where it cannot be relied on.
 
-    `now` gives seconds since 1970.
+    `now` gives seconds since 1970, None the system's clock, of which jumps cost no key its time.
     """
 
-    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, *, now: Callable[[], float] | None = None) -> None:
         self.problem: str | None = None
         self._folder = folder
-        self._now = now
+        # a key that ends too early could be charged for again
+        self._judged_s = now or earliest_now_s
+        self._given_s = now or latest_now_s
         self._process = secrets.token_hex(8)
         # the tokens of requests that are being answered here
         self._held: set[str] = set()
@@ -137,7 +139,7 @@ class Claims:
         """Remove what has expired."""
         await self._run(
             lambda database: database.execute(
-                "DELETE FROM claims WHERE expires_at <= ?", (self._now(),)
+                "DELETE FROM claims WHERE expires_at <= ?", (self._judged_s(),)
             )
         )
 
@@ -234,7 +236,7 @@ class Claims:
         return None
 
     def _find(self, database: sqlite3.Connection, ticket: Ticket) -> Earlier | None:
-        row = database.execute(_FIND, (*ticket.place, self._now())).fetchone()
+        row = database.execute(_FIND, (*ticket.place, self._judged_s())).fetchone()
         if row is None:
             return None
         fingerprint, request_id, token, process = row
@@ -254,7 +256,7 @@ class Claims:
         request_id: str | None,
         process: str | None,
     ) -> None:
-        expires_at = self._now() + ticket.kept_s
+        expires_at = self._given_s() + ticket.kept_s
         row = (*ticket.place, ticket.fingerprint, request_id, ticket.token, process, expires_at)
         database.execute(_INSERT, row)
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import (
@@ -73,11 +72,13 @@ from services.profiles import Way, way_for
 from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
 from services.rate_limits import RateLimits, Rates, open_storage
+from services.readiness import Sight, look, problems
 from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
+from services.scratch import Scratch
 from services.shotgun import Shotgun
 from services.temp_folder import temp_folder
 from services.tracing import Collector, Tracing, open_tracing
@@ -130,6 +131,7 @@ class Services:
     webhooks: Webhooks
     drain: Drain
     uploads: Path
+    scratches: Scratch
     data: DataFolder
     max_upload_bytes: int
     deadline_s: float
@@ -137,27 +139,25 @@ class Services:
     public_base_url: str
     removebg: RemovalParameters
     max_pixels: int
+    min_free_bytes: int
     memory: Split
     started_at: float
 
     @asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
         """A folder for one request's files, gone when the request is."""
-        folder = self.uploads / secrets.token_hex(8)
-        await asyncio.to_thread(folder.mkdir)
-        try:
+        async with self.scratches.new() as folder:
             yield folder
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def uptime_s(self) -> float:
         return round(time.monotonic() - self.started_at, 3)
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
-        some = any(states[model].status is ModelStatus.READY for model in self.default_models)
+        found = problems(await self._sight(states))
         return Readiness(
-            ready=some and not self.drain.draining,
+            ready=not any(each.blocks for each in found),
+            problems=found,
             draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
@@ -169,6 +169,28 @@ class Services:
             idempotency=self.idempotency.info(),
             data=DataInfo(available=self.data.problem is None, reason=self.data.problem),
             pillow=PIL.__version__,
+        )
+
+    async def _sight(self, states: Mapping[ModelId, ModelReadiness]) -> Sight:
+        pictures, data, picks = await asyncio.to_thread(
+            lambda: [look(each) for each in (self.uploads, self.data.path, self.data.picks)]
+        )
+        return Sight(
+            draining=self.drain.draining,
+            models=states,
+            default_models=self.default_models,
+            prices={model: self.ledger.expected(model) for model in PAID},
+            standings=self.budgets.standings(),
+            breakers=self.breakers.by_provider,
+            failures_in_a_row=self.inference.status().failures_in_a_row,
+            queue=_queue(self.gate),
+            shots_bytes=self.memory.shots,
+            pictures=pictures,
+            min_free_bytes=self.min_free_bytes,
+            data=data,
+            picks=picks,
+            data_problem=self.data.problem,
+            idempotency=self.idempotency.info(),
         )
 
     def model_table(self) -> ModelTable:
@@ -206,6 +228,7 @@ class Services:
             running=now.running,
             waiting=now.waiting,
             load_s=now.load_s,
+            failures_in_a_row=now.failures_in_a_row,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -242,10 +265,11 @@ async def open_services(
                 settings.storage.temp_dir, patience_s=settings.process.drain_s + OVERRUN_S + 1
             )
         )
+        scratches = Scratch(uploads)
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
-        providers = await stack.enter_async_context(_providers(settings, workers, uploads, data))
+        providers = await stack.enter_async_context(_providers(settings, workers, scratches, data))
         plan = _run_plan(settings.local)
         ben2, set_aside = await _ben2(settings, workers, granted, stack)
         networks, room = _networks(settings, plan, granted and granted - set_aside)
@@ -293,7 +317,7 @@ async def open_services(
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
         proofs = Proofs(upscaler, workers)
-        await stack.enter_async_context(_housekeeping(results, removers, idempotency))
+        await stack.enter_async_context(_housekeeping(results, removers, idempotency, scratches))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
         drain = Drain(
             total_s=settings.process.drain_s,
@@ -338,6 +362,7 @@ async def open_services(
             webhooks=webhooks,
             drain=drain,
             uploads=uploads,
+            scratches=scratches,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -345,6 +370,7 @@ async def open_services(
             public_base_url=settings.storage.public_base_url,
             removebg=_removebg(settings.removebg),
             max_pixels=max_pixels,
+            min_free_bytes=settings.storage.min_free_disk_mb * MIB,
             memory=shares,
             started_at=time.monotonic(),
         )
@@ -358,12 +384,12 @@ def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> N
 
 
 def _providers(
-    settings: Settings, workers: Workers, uploads: Path, data: DataFolder
+    settings: Settings, workers: Workers, scratch: Scratch, data: DataFolder
 ) -> AbstractAsyncContextManager[Providers]:
     return open_providers(
         settings.providers,
         workers=workers,
-        temp_dir=uploads,
+        scratch=scratch,
         data_dir=data.path,
     )
 
@@ -436,6 +462,13 @@ def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
 
 
 _Networks = dict[ModelId, tuple[Network, Way]]
+
+
+def networks_of(
+    settings: Settings, *, granted: int | None
+) -> Mapping[ModelId, tuple[Network, Way]]:
+    """The networks that these settings run on a box with so much memory, and how each is run."""
+    return _networks(settings, _run_plan(settings.local), granted)[0]
 
 
 def _networks(
@@ -618,11 +651,12 @@ async def _housekeeping(
     results: ResultStore,
     removers: Mapping[ModelId, BackgroundRemover],
     idempotency: Idempotency,
+    scratches: Scratch,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
     networks = [each for each in removers.values() if isinstance(each, LocalRembg | LocalBen2)]
     tasks = [
-        asyncio.create_task(_sweep_for_ever(results, idempotency)),
+        asyncio.create_task(_sweep_for_ever(results, idempotency, scratches)),
         *(asyncio.create_task(_prepare(each)) for each in networks),
     ]
     try:
@@ -633,11 +667,17 @@ async def _housekeeping(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sweep_for_ever(results: ResultStore, idempotency: Idempotency) -> None:
+async def _sweep_for_ever(
+    results: ResultStore, idempotency: Idempotency, scratches: Scratch
+) -> None:
     """Forget what has expired, and give the system the memory that enlargements no longer use."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
-        await asyncio.to_thread(results.sweep)
+        for sweep in (results.sweep, scratches.sweep):
+            try:
+                await asyncio.to_thread(sweep)
+            except OSError as error:  # a disk that refuses is asked again a minute later
+                _log.warning("not_swept", extra={"reason": error.strerror})
         await idempotency.sweep()
         await asyncio.to_thread(heap.trim)
 

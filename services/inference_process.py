@@ -67,7 +67,8 @@ class InferenceStatus:
     `loaded` are the networks it holds, `running` says that a network is being run (not loaded),
     `waiting` counts the jobs whose turn has not come, `load_s` says how long each network took to
     load when it last did. `starts` counts processes, `crashes` those that ended within a job though
-    nobody had ended them.
+    nobody had ended them; `failures_in_a_row` the jobs since the last answer that ended in a crash,
+    a time-out or want of memory.
     """
 
     pid: int | None
@@ -75,6 +76,7 @@ class InferenceStatus:
     running: bool
     waiting: int
     load_s: dict[str, float]
+    failures_in_a_row: int = 0
     starts: int = 0
     crashes: int = 0
 
@@ -123,6 +125,7 @@ class InferenceProcess:
         self._last_used: dict[RunPlan, float] = {}
         self._running = False
         self._load_s: dict[str, float] = {}
+        self._failures_in_a_row = 0
         self._sweeping: asyncio.TimerHandle | None = None
         self._starts = 0
         self._ended_in_jobs = 0
@@ -151,6 +154,7 @@ class InferenceProcess:
                 async with asyncio.timeout(timeout_s):
                     result = await self._job(plan, tensor)
             except TimeoutError as error:
+                self._failures_in_a_row += 1
                 self._note_crash(plan)
                 words = f"The network took longer than {timeout_s:g} s."
                 raise InferenceTimedOut(FailureCode.MODEL_CRASHED, words, retryable=True) from error
@@ -171,6 +175,7 @@ class InferenceProcess:
             running=self._running,
             waiting=self._turns.waiting,
             load_s=dict(self._load_s),
+            failures_in_a_row=self._failures_in_a_row,
             starts=self._starts,
             crashes=self._ended_in_jobs,
         )
@@ -199,8 +204,12 @@ class InferenceProcess:
                 self._note_crash(plan)
             result = self._result(answer)
             answered = True
+            self._failures_in_a_row = 0
         except GraphRefused:
             answered = True
+            raise
+        except InferenceCrashed as error:
+            self._failures_in_a_row += error.code is not FailureCode.CANCELLED
             raise
         finally:
             if not answered:
@@ -415,8 +424,8 @@ class _Child:
                 if line.endswith(b"\n"):  # else it was killed in the middle of a word
                     self._messages.put_nowait(_message_in(line))
         except ValueError:  # also a line without end
-            # its words say nothing
-            _log.error("inference_process_garbled", extra={"pid": self.pid})
+            facts = {"pid": self.pid}
+            _log.error("inference_process_garbled", extra=facts)  # its words say nothing
             self.kill()
             self._messages.put_nowait({"event": "garbled"})
         except OSError:

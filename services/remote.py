@@ -6,7 +6,6 @@ Runware and Kie.ai differ in how they are asked (their clients) and in nothing e
 import asyncio
 import base64
 import logging
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +26,7 @@ from services.fitting import Copy, Limits, fit, project
 from services.kie_client import KieClient
 from services.remover import Availability, RemovalOptions
 from services.runware_client import RunwareClient, new_task_id
+from services.scratch import Scratch
 from services.workers import Workers
 from utils.clock import Deadline
 from utils.spans import span, spanned
@@ -90,7 +90,7 @@ class RemoteRemover:
     ledger: CostLedger
     fetcher: Fetcher
     workers: Workers
-    temp_dir: Path
+    scratch: Scratch
     timeout_s: float
     sandbox: bool
 
@@ -123,8 +123,8 @@ class RemoteRemover:
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
         with span("remote"):
             address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
-        with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:
-            answer = Path(folder) / "answer"
+        async with self.scratch.new() as folder:
+            answer = folder / "answer"
             await _download(self.fetcher, address, answer, deadline)
             await place.take()
             cutout = await self.workers.pixels(project, image, copy, answer)

@@ -131,7 +131,7 @@ class Renderer:
             OriginalNotKept: a brush shall restore what is not there.
             BadPicture, InvalidParameter: a mask that is no picture or has another shape, a size
                 that the cut-out cannot have, an impossible screen.
-            Overloaded, DeadlineExceeded, InsufficientMemory, InsufficientStorage.
+            Overloaded, InsufficientMemory, InsufficientStorage.
         """
         watch = Stopwatch()
         finish_of(asked)

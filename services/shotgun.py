@@ -21,9 +21,11 @@ from typing import Any, Protocol
 from models.errors import (
     CircuitOpen,
     FailureCode,
+    InsufficientStorage,
     NoModelAvailable,
     RemoverError,
     RemoverUnavailable,
+    StorageUnavailable,
 )
 from models.images import Cutout, SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
@@ -52,6 +54,7 @@ from services.recent_errors import ErrorRing
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.room import refusal_of_disk
 from services.standings import Standings
 from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
@@ -158,7 +161,7 @@ class Shotgun:
             BadPicture: the file is not a picture we can work on.
             NoModelAvailable: every model would be skipped.
             BudgetExhausted: the same, and for some of them only the money is missing.
-            Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
+            Overloaded, InsufficientStorage: the house is full.
             Draining: the service is being stopped.
             SessionExhausted: a browser session has no shot left.
             InsufficientMemory: the picture is too large for the memory there is.
@@ -454,7 +457,8 @@ class Shotgun:
             try:
                 stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
             except OSError as error:
-                return _failure(error, model=model, latency_ms=outcome.latency_ms), None
+                failed = _failure(error, model=model, latency_ms=outcome.latency_ms)
+                return replace(failed, cost_usd=outcome.cutout.cost_usd), None
             if plan.check is None:
                 return outcome, stored
             checked = await self._checked(model, outcome.cutout, plan.check)
@@ -484,6 +488,8 @@ def _percentiles(seen_ms: list[int]) -> Percentiles:
 
 def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
     """What went wrong, in the vocabulary of the record."""
+    if isinstance(error, OSError):
+        error = refusal_of_disk(error) or error
     match error:
         case RemoverError():
             return Failed(error.code, error.message, error.retryable, latency_ms, error.cost_usd)
@@ -491,6 +497,10 @@ def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
             code, text, again = FailureCode.PROVIDER_TIMEOUT, "did not finish in time", True
         case MemoryError():
             code, text, again = FailureCode.INSUFFICIENT_MEMORY, "ran out of memory", True
+        case InsufficientStorage():
+            code, text, again = FailureCode.INSUFFICIENT_STORAGE, "found the disk full", True
+        case StorageUnavailable():
+            code, text, again = FailureCode.STORAGE_UNAVAILABLE, "could not use the disk", True
         case _:
             _log.error("model_crashed", extra={"model": model}, exc_info=error)
             code, text, again = FailureCode.MODEL_CRASHED, "stopped with an error", False

@@ -94,9 +94,9 @@ class Webhooks:
         self._trust = ssl_context or public_trust()
         self._under_way: set[asyncio.Task[None]] = set()
         self._posting = asyncio.Semaphore(_AT_ONCE)
-        self._hurried = asyncio.Event()
         self.ended: Counter[str] = Counter()  # delivered, given_up, dropped
         self.failed_tries = 0
+        self._hurried = asyncio.Event()
 
     @property
     def waiting(self) -> int:

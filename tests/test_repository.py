@@ -30,6 +30,7 @@ CODE = sorted(
         "sandbox",
         "scripts",
         "bench",
+        "fuzz",
         "tests",
         "clients",
     )

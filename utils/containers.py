@@ -91,13 +91,21 @@ def _walk_png(file: FileBytes) -> Header:
     frames = 0
     palette = False
     transparent = file[25] in _PNG_WITH_ALPHA
+    before, colours = b"", 0
     for kind, start, stop in _png_chunks(file):
         frames += kind == b"fcTL"
         palette = palette or kind == b"PLTE"
         if kind == b"IDAT" and file[25] == 3 and not palette:
             raise CorruptPicture("the PNG has no palette")
         if kind in _PNG_PIXEL_CHUNKS:
+            _check_png_order(kind, before=before, at_once=spans[-1][1] == start)
             _check_crc(file, start=start, stop=stop)
+            before = kind
+        if kind == b"PLTE":
+            colours = min((stop - start - 12) // 3, 1 << min(depth, 8))
+        if kind == b"tRNS" and not _is_transparency(file, at=start, colours=colours):
+            continue
+        if kind in _PNG_PIXEL_CHUNKS:
             spans.append((start, stop))
         elif kind in (b"eXIf", b"iCCP"):
             extras.setdefault(kind, file[start + 8 : stop - 4])
@@ -138,6 +146,26 @@ def _png_chunks(file: FileBytes) -> Iterator[tuple[bytes, int, int]]:
             return
         start = stop
     raise CorruptPicture("the PNG has too many chunks")
+
+
+def _is_transparency(file: FileBytes, *, at: int, colours: int) -> bool:
+    """Whether the tRNS chunk is one; libpng passes over others, and Pillow would read them."""
+    length, depth, colour_type = int.from_bytes(file[at : at + 4], "big"), file[24], file[25]
+    if (depth, colour_type, length) == (1, 0, 2) and file[at + 8 : at + 10] > b"\0\1":
+        raise CorruptPicture("the PNG's transparent grey is neither of its two")
+    lengths = {0: (2,), 2: (6,), 3: range(1, colours + 1)}
+    return length in lengths.get(colour_type, ())
+
+
+def _check_png_order(kind: bytes, *, before: bytes, at_once: bool) -> None:
+    """Chunks that make pixels are in order, IDATs together and the others once (PNG 5.6).
+
+    Of files that break this, readers make different pictures.
+    """
+    rank = _PNG_PIXEL_CHUNKS.index
+    more_pixels = kind == before == b"IDAT" and at_once
+    if before and rank(kind) <= rank(before) and not more_pixels:
+        raise CorruptPicture("the PNG's chunks are out of order")
 
 
 def _check_crc(file: FileBytes, *, start: int, stop: int) -> None:

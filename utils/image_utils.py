@@ -254,8 +254,11 @@ class _Alpha:
         return table
 
     def _key_as_read(self, mode: str) -> NDArray[np.int64]:
-        """The key in the range the reader delivers: 2 and 4 bits stretched, 16-bit RGB halved."""
-        key = np.asarray(self.key, np.int64)
+        """The key in the range the reader delivers: 2 and 4 bits stretched, 16-bit RGB halved.
+
+        Of its 16 bits those of the depth count (PNG 11.3.1.1).
+        """
+        key = np.asarray(self.key, np.int64) & ((1 << max(self.depth, 8 * (mode == "1"))) - 1)
         if mode == "L" and self.depth in (2, 4):
             return key * 255 // ((1 << self.depth) - 1)
         return key >> 8 if mode == "RGB" and self.depth == 16 else key

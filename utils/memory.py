@@ -20,12 +20,54 @@ def granted_bytes(*, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> int | None
     return min(limits, default=None)
 
 
+def free_bytes(*, cgroups: Path = _CGROUPS, proc: Path = _PROC) -> int | None:
+    """What could be taken now without anybody being ended for it; None where nobody tells.
+
+    The least that a control group above us has left, pages of files that it would drop counted as
+    free, or what the machine calls available.
+    """
+    found = [*_left_in_groups(cgroups, proc), *_kib_of(proc / "meminfo", "MemAvailable")]
+    return min(found, default=None)
+
+
+def peak_bytes(*, pid: int | None = None, proc: Path = _PROC) -> int | None:
+    """The most that this process or `pid` ever had resident, or None where /proc does not tell."""
+    return next(_kib_of(proc / str(pid or "self") / "status", "VmHWM"), None)
+
+
 def resident_bytes(*, pid: int | None = None, proc: Path = _PROC) -> int | None:
     """The resident set of this process or of `pid`, or None where /proc does not tell."""
     for line in _read(proc / str(pid or "self") / "status").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def _left_in_groups(cgroups: Path, proc: Path) -> Iterator[int]:
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            yield from _left_upwards(cgroups, path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root = cgroups / "memory"
+            yield from _left_upwards(root, path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def _left_upwards(root: Path, path: str, limit: str, used: str) -> Iterator[int]:
+    here = root / path.lstrip("/")
+    for folder in [here, *here.parents]:
+        most, now = _read(folder / limit).strip(), _read(folder / used).strip()
+        if most.isdigit() and now.isdigit():
+            facts = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines())
+            yield max(0, int(most) - int(now) + int(facts.get("inactive_file", 0)))
+        if folder == root:
+            return
+
+
+def _kib_of(path: Path, name: str) -> Iterator[int]:
+    for line in _read(path).splitlines():
+        if line.startswith(f"{name}:"):
+            yield int(line.split()[1]) * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,24 @@ async def test_a_job_that_takes_too_long_is_ended(
     await run(process, quick)
 
 
+async def test_failures_in_a_row_are_counted_until_an_answer(
+    process: InferenceProcess, quick: RunPlan, endless: RunPlan
+) -> None:
+    job = await started(process, endless)
+    os.kill(living_pid(process), signal.SIGKILL)
+    with pytest.raises(InferenceCrashed):
+        await job
+    with pytest.raises(InferenceTimedOut):
+        await run(process, quick, timeout_s=0.01)
+    left = await started(process, endless)
+    left.cancel()  # nobody's failure: the client has gone
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    assert process.status().failures_in_a_row == 2
+    await run(process, quick)
+    assert process.status().failures_in_a_row == 0
+
+
 async def test_a_refused_graph_is_the_files_fault_not_the_processs(
     process: InferenceProcess, quick: RunPlan, tmp_path: Path
 ) -> None:
