@@ -19,6 +19,8 @@ _SETTINGS = {
     "WEIGHTS_DOWNLOAD": "false",
     "MAX_UPLOAD_MB": "8",
     "QUEUE_LIMIT": "1000",
+    "RATE_LIMIT_PER_MINUTE": "0",
+    "REFUSAL_LIMIT_PER_MINUTE": "0",
     "UPSCALE_MEMORY_MB": "128",
     "LOG_LEVEL": "INFO",
 }
