@@ -3,10 +3,7 @@ PY := .venv/bin/python
 PORT ?= 8000
 BIREFNET ?= none
 
-MINUTES ?= 10
-EXAMPLES ?= 100
-
-.PHONY: setup demo serve test lint types check sdl bench fuzz schemathesis proof weights lock release
+.PHONY: setup demo serve test lint types check sdl bench proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -41,6 +38,9 @@ sdl: setup
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check renderings providers soak shots; do $(PY) -m bench.$$each || exit 1; done
 
+MINUTES ?= 10
+EXAMPLES ?= 100
+.PHONY: fuzz schemathesis
 fuzz: setup
 	@$(PY) -W ignore -m fuzz --minutes $(MINUTES)
 
