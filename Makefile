@@ -2,8 +2,12 @@
 PY := .venv/bin/python
 PORT ?= 8000
 BIREFNET ?= none
+MINUTES ?= 10
+LEAK_MINUTES ?= 45
 
-.PHONY: setup demo serve test lint types check sdl bench proof weights lock release
+EXAMPLES ?= 100
+
+.PHONY: setup demo serve doctor test lint types check sdl audit bench load fuzz schemathesis chaos proof weights lock release
 .DEFAULT_GOAL := demo
 
 setup:
@@ -17,6 +21,9 @@ demo: setup
 
 serve: setup
 	@.venv/bin/uvicorn main:app --port $(PORT)
+
+doctor: setup
+	@$(PY) -m scripts.doctor
 
 test: setup
 	@bash scripts/test_tools.sh
@@ -35,12 +42,15 @@ sdl: setup
 	@$(PY) -m scripts.sdl
 	@bash scripts/validate_sdl.sh
 
+audit: setup
+	@$(PY) -m scripts.audit
+
 bench: setup
 	@for each in knockout png upscale isnet local_models edges triage ranking print_check renderings providers soak shots; do $(PY) -m bench.$$each || exit 1; done
 
-MINUTES ?= 10
-EXAMPLES ?= 100
-.PHONY: fuzz schemathesis
+load: setup
+	@$(PY) -m bench.load --minutes $(MINUTES) --leak-minutes $(LEAK_MINUTES)
+
 fuzz: setup
 	@$(PY) -W ignore -m fuzz --minutes $(MINUTES)
 
@@ -50,6 +60,9 @@ schemathesis: setup
 proof: setup
 	@$(PY) -m scripts.build_without_docker --build-arg BIREFNET=$(BIREFNET)
 	@$(PY) -m scripts.prove_image
+
+chaos: setup
+	@$(PY) -m scripts.chaos
 
 release: setup
 	@$(PY) -m scripts.release

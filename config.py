@@ -389,6 +389,31 @@ class WorkSettings(Group):
     log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL.")
 
 
+class ProcessSettings(Group):
+    """How the process ends, and when it is given up."""
+
+    drain_s: float = Field(
+        20,
+        gt=0,
+        le=25,
+        description="Seconds from SIGTERM to the end: no new work is taken, what runs ends.",
+    )
+    drain_notice_s: float = Field(
+        2,
+        ge=0,
+        le=10,
+        description="Of these, seconds in which the socket stays open and answers 503 "
+        "`draining`, so that whoever sends requests here notices; at most half of DRAIN_S.",
+    )
+    watchdog_s: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="Seconds for which the event loop may stand still until the process ends "
+        "itself with status 70, to be started again. 0: for ever.",
+    )
+
+
 class InputSettings(Group):
     """What is accepted."""
 
@@ -397,6 +422,18 @@ class InputSettings(Group):
     )
     max_megapixels: float = Field(
         64, gt=0, le=1000, description="Largest picture for background removal, in million pixels."
+    )
+    upload_stall_s: float = Field(
+        20,
+        gt=0,
+        le=300,
+        description="Seconds in which nothing of a request's body comes until it is told 408.",
+    )
+    upload_timeout_s: float = Field(
+        300,
+        gt=0,
+        le=3600,
+        description="Seconds in which all of a request's body must come, however steadily.",
     )
     image_url_timeout_s: float = Field(
         20, gt=0, le=55, description="Seconds in which a picture named by image_url must arrive."
@@ -412,7 +449,7 @@ class StorageSettings(Group):
     """What is kept, where and how long."""
 
     temp_dir: Path = Field(
-        Path("/tmp/img-proc"),  # noqa: S108  # the user's own default
+        Path("/tmp/img-proc"),  # noqa: S108  # nosec B108  # the user's own default
         description="Folder for uploads on their way and for results.",
     )
     result_ttl_h: float = Field(
@@ -479,6 +516,37 @@ class RemovebgSettings(Group):
         Mode.CASCADE,
         description="How it asks them: `cascade` (paid ones only where the free ones disagree or "
         "fail), `fast` (the first acceptable cut-out) or `all`.",
+    )
+
+
+class ObservabilitySettings(Group):
+    """What can be seen of it from outside (docs/METRICS.md)."""
+
+    metrics_token: Annotated[
+        Annotated[SecretStr, Field(min_length=16)] | None, BeforeValidator(_secret_or_none)
+    ] = Field(
+        None,
+        description="Opens GET /metrics to a scraper that shows it as a bearer token, and nothing "
+        "else; at least 16 characters. Empty: an API key does, or, without API_KEYS, nobody is "
+        "asked.",
+    )
+    otel_exporter_otlp_endpoint: BaseUrl = Field(
+        "",
+        description="Base address of an OpenTelemetry collector (OTLP over HTTP), as "
+        "http://collector:4318, that traces are sent to. Empty: none are made.",
+    )
+    otel_exporter_otlp_headers: Key = Field(
+        None, description="Headers for the collector, as name=value pairs separated by commas."
+    )
+    otel_service_name: str = Field(
+        "dtf-image-service", min_length=1, description="What traces call the service."
+    )
+    otel_traces_sampler_arg: float = Field(
+        1,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced; one whose caller has decided (traceparent) "
+        "follows that.",
     )
 
 
@@ -647,10 +715,12 @@ class Settings(BaseModel):
     access: AccessSettings
     network: NetworkSettings
     work: WorkSettings
+    process: ProcessSettings
     inputs: InputSettings
     storage: StorageSettings
     webhooks: WebhookSettings
     removebg: RemovebgSettings
+    observability: ObservabilitySettings
     local: LocalSettings
     ben2: Ben2Settings
     picks: PickSettings
@@ -662,10 +732,12 @@ GROUPS: Mapping[str, type[Group]] = {
     "access": AccessSettings,
     "network": NetworkSettings,
     "work": WorkSettings,
+    "process": ProcessSettings,
     "inputs": InputSettings,
     "storage": StorageSettings,
     "webhooks": WebhookSettings,
     "removebg": RemovebgSettings,
+    "observability": ObservabilitySettings,
     "local": LocalSettings,
     "ben2": Ben2Settings,
     "picks": PickSettings,
@@ -697,6 +769,6 @@ def _load(group: type[G], env_file: Path | None, problems: list[str]) -> G | Non
 
 def _line(error: ErrorDetails) -> str:
     name = str(error["loc"][0])
-    secret = "key" in name or "secret" in name
+    secret = "key" in name or "secret" in name or name.endswith(("_token", "_headers"))
     shown = "" if secret else f" (it is {error['input']!r})"
     return f"{name.upper()}: {error['msg']}{shown}"

@@ -1,5 +1,6 @@
 """The application: `uvicorn main:app`."""
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypedDict
@@ -8,8 +9,9 @@ from fastapi import FastAPI
 
 from config import Settings, SettingsError, load_settings
 from models.schemas import ModelId
-from routers import documentation, pages, perimeter, problems
+from routers import connections, documentation, pages, perimeter, problems
 from routers.every import ROUTERS
+from routers.signals import ended_by_signals
 from services.container import Services, open_services
 from services.remover import BackgroundRemover
 from utils import logs
@@ -31,8 +33,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         logs.configure(settings.work.log_level)
+        connections.guard()
         async with open_services(settings, version=VERSION, stand_ins=stand_ins or {}) as services:
-            yield {"services": services}
+            with ended_by_signals(services.drain):
+                yield {"services": services}
 
     app = FastAPI(
         title="DTF image service",
@@ -57,6 +61,8 @@ def _edge(settings: Settings) -> perimeter.Edge:
         hosts=settings.network.allowed_hosts,
         public_base_url=settings.storage.public_base_url,
         origins=settings.network.cors_origins,
+        stall_s=settings.inputs.upload_stall_s,
+        upload_s=settings.inputs.upload_timeout_s,
     )
 
 
@@ -67,4 +73,7 @@ def _settings_or_exit() -> Settings:
         raise SystemExit(f"The settings cannot be used:\n{error}") from None
 
 
-app = create_app(_settings_or_exit())
+_settings = _settings_or_exit()
+logs.configure(_settings.work.log_level)  # before the server's own first lines
+logging.captureWarnings(capture=True)
+app = create_app(_settings)

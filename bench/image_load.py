@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from bench.local_load import GRAPH, by_the_second, weights_folder
+from bench.local_load import GRAPH, by_the_second, wait_until_prepared, weights_folder
 from bench.memory_watch import ControlGroup, Watcher
 from scripts.build_without_docker import FOLDER, ROOT, BuiltStage
 from scripts.prove_image import ADDRESS, wait_until_alive
@@ -48,7 +48,6 @@ SIX_MODELS = (
 )
 LIGHT = "runware-rmbg-2.0,kie-recraft,local-isnet,local-knockout"
 LOCAL = "local-birefnet-general,local-isnet,local-knockout"
-_PREPARING_S = 400
 _LANDING_S = 120
 _OWNER = 10001
 _TIMEOUT = httpx.Timeout(300, connect=10)
@@ -175,25 +174,15 @@ def _handed_over(folder: Path) -> Path:
 
 def _prepare(running: Running) -> dict[str, Any]:
     begun = time.monotonic()
-    states = _when_prepared(running.client)
+    states = wait_until_prepared(running.client)
     return {
         "seconds": round(time.monotonic() - begun, 1),
         "models": {name: each["status"] for name, each in states.items()},
     }
 
 
-def _when_prepared(client: httpx.Client) -> dict[str, Any]:
-    begun = time.monotonic()
-    while True:
-        states: dict[str, Any] = client.get("/ready").json()["models"]
-        waiting = [each for each in states.values() if each["status"] == "loading"]
-        if not waiting or time.monotonic() - begun > _PREPARING_S:
-            return states
-        time.sleep(0.5)
-
-
 def _load(running: Running, pictures: Path) -> dict[str, Any]:
-    states = _when_prepared(running.client)
+    states = wait_until_prepared(running.client)
     asked = requests()
     with by_the_second(running.watcher) as samples, ThreadPoolExecutor(AT_ONCE) as pool:
         begun = time.perf_counter()

@@ -32,7 +32,7 @@ LIMIT_BYTES = 4 << 30
 AT_ONCE = 4
 MIX = ["birefnet"] + ["isnet"] * 5 + ["upscale"] * 4  # five times over: fifty requests
 ROUNDS = 5
-_PREPARING_S = 300
+_PREPARING_S = 400
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def measure(folder: Path, graph: Path, *, profile: str) -> dict[str, Any]:
         new_control_group(limit_bytes=LIMIT_BYTES) as group,
         running_service(folder, group=group, limit_bytes=LIMIT_BYTES, env=env) as service,
     ):
-        states = _wait_until_prepared(service)
+        states = wait_until_prepared(service.client)
         print({name: each["status"] for name, each in states.items() if "local" in name})
         with by_the_second(service.watcher) as samples:
             begun = time.perf_counter()
@@ -76,10 +76,11 @@ def weights_folder(folder: Path, graph: Path) -> Path:
     return folder
 
 
-def _wait_until_prepared(service: Service) -> dict[str, Any]:
+def wait_until_prepared(client: httpx.Client) -> dict[str, Any]:
+    """The models' states as soon as none of them is being prepared any more."""
     begun = time.monotonic()
     while True:
-        states: dict[str, Any] = service.client.get("/ready").json()["models"]
+        states: dict[str, Any] = client.get("/ready").json()["models"]
         waiting = [each for each in states.values() if each["status"] == "loading"]
         if not waiting or time.monotonic() - begun > _PREPARING_S:
             return states

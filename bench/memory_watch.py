@@ -113,11 +113,12 @@ def tree(pid: int) -> list[int]:
 
 
 def tree_pss_bytes(pid: int) -> int:
-    return sum(_pss_bytes(each) for each in tree(pid))
+    return sum(pss_bytes(each) for each in tree(pid))
 
 
-def _pss_bytes(pid: int) -> int:
-    with suppress(OSError):  # it has just ended
+def pss_bytes(pid: int) -> int:
+    """Of this process alone; 0 where it has ended."""
+    with suppress(OSError):
         return _entry(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") * 1024
     return 0
 

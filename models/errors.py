@@ -18,8 +18,10 @@ ServiceError                    the request as a whole cannot be answered
 ├── AllModelsFailed · NoModelAvailable · PickFailed
 ├── NotPickable · PicksUnavailable
 ├── DeadlineExceeded
-├── Overloaded · InsufficientMemory
-└── InsufficientStorage
+├── NotAdmitted                 no work has begun on it
+│   └── Overloaded · Draining
+├── InsufficientMemory
+└── InsufficientStorage · StorageUnavailable
 RemoverError                    one model's attempt failed; the others go on
 RemoverUnavailable              one model cannot be tried at all; the others go on
 └── CircuitOpen                 its provider is left alone for now
@@ -83,6 +85,9 @@ class RegionEmpty(BadRequest): ...
 
 
 class UnsupportedParameter(BadRequest): ...
+
+
+class BodyTooSlow(ServiceError): ...
 
 
 class BadPicture(ServiceError): ...
@@ -175,13 +180,22 @@ class PicksUnavailable(ServiceError): ...
 class DeadlineExceeded(ServiceError): ...
 
 
-class Overloaded(ServiceError): ...
+class NotAdmitted(ServiceError): ...
+
+
+class Overloaded(NotAdmitted): ...
+
+
+class Draining(NotAdmitted): ...
 
 
 class InsufficientMemory(ServiceError): ...
 
 
 class InsufficientStorage(ServiceError): ...
+
+
+class StorageUnavailable(ServiceError): ...
 
 
 class FailureCode(StrEnum):
@@ -198,6 +212,8 @@ class FailureCode(StrEnum):
     CONTENT_REJECTED = "content_rejected"
     MODEL_CRASHED = "model_crashed"
     INSUFFICIENT_MEMORY = "insufficient_memory"
+    INSUFFICIENT_STORAGE = "insufficient_storage"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
     CANCELLED = "cancelled"
 
 

@@ -82,7 +82,7 @@ class AnalyzeParameters(PrintedSize):
 class Severity(StrEnum):
     """Fine; worth a look before it is printed; or a print that will disappoint."""
 
-    PASS = "pass"  # noqa: S105  # no password
+    PASS = "pass"  # noqa: S105  # nosec B105  # no password
     WARN = "warn"
     FAIL = "fail"
 

@@ -415,9 +415,12 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether a shot with default parameters would find a model, and how full the house is."""
+    """Whether a shot with default parameters would be taken now, and how full the house is."""
 
     ready: bool
+    draining: bool = Field(
+        default=False, description="Whether the service is being stopped and takes no new work."
+    )
     keys_required: bool = Field(description="Whether other addresses want an API key.")
     models: dict[ModelId, "ModelReadiness"]
     memory: "MemoryInfo"
@@ -427,7 +430,34 @@ class Readiness(BaseModel):
     ben2: "Ben2Info | None" = Field(None, description="local-ben2; null where it is not set up.")
     idempotency: "IdempotencyInfo"
     data: "DataInfo"
+    problems: list["ReadinessProblem"] = Field(
+        description="What is wrong now, what makes it not ready first; empty when all is well."
+    )
     pillow: str = Field(description="The Pillow that is active; Pillow-SIMD ends in .post0.")
+
+
+class ReadinessTopic(StrEnum):
+    """What a problem of the house is about."""
+
+    DRAINING = "draining"
+    MODELS = "models"
+    DISK = "disk"
+    MEMORY = "memory"
+    QUEUE = "queue"
+    NETWORKS = "networks"
+    BUDGET = "budget"
+    PROVIDER = "provider"
+    DATA = "data"
+    PICKS = "picks"
+    IDEMPOTENCY = "idempotency"
+
+
+class ReadinessProblem(BaseModel):
+    """One thing that is wrong; those that block make /ready a 503."""
+
+    topic: ReadinessTopic
+    blocks: bool = Field(description="Whether a shot with default parameters is refused by it.")
+    reason: str
 
 
 class ModelReadiness(BaseModel):
@@ -463,6 +493,9 @@ class InferenceInfo(BaseModel):
     loaded: list[str] = Field(description="The networks in memory.")
     running: bool
     waiting: int
+    failures_in_a_row: int = Field(
+        description="How often in a row its process crashed, ran out of time or of memory."
+    )
     load_s: dict[str, float] = Field(
         description="How long each network took to load when it last did."
     )

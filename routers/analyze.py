@@ -25,8 +25,8 @@ router = APIRouter(tags=["print check"])
         *INTAKE_ERRORS,
         errors.TooManyPixels,
         errors.Overloaded,
+        errors.Draining,
         errors.InsufficientMemory,
-        errors.DeadlineExceeded,
     ),
     openapi_extra=describes_submission(AnalyzeParameters),
 )

@@ -28,6 +28,9 @@ UNCOUNTED_PATHS = frozenset(
 OPEN_PATHS = UNCOUNTED_PATHS | {"/ready"}
 """What anybody may see, keys or not: of the pages only the files, which hold nobody's data."""
 
+METRICS = "/metrics"
+"""Opened by METRICS_TOKEN as well, and where that is set, by nothing less than it or an API key."""
+
 SESSIONS_MAY_POST = frozenset({"/remove-background", "/process", "/upscale", "/analyze"})
 """What a browser session may ask for; beside it, it may pick, and GET and render its results."""
 
@@ -69,12 +72,13 @@ async def _admit(scope: Scope, services: Services) -> Caller:
     token = _take_token(scope) if reading else None
     if path in UNCOUNTED_PATHS:
         return OPEN
-    if not services.access.required or path in OPEN_PATHS:
+    scraper = services.access.scraper if path == METRICS else ()
+    if (not services.access.required and not scraper) or path in OPEN_PATHS:
         await limiting.count(scope, OPEN, path)
         return OPEN
     logs.key_id.set(UNKNOWN)
     try:
-        found = _identified(scope, services, token=token, reading=reading)
+        found = _identified(scope, services, path, token=token, reading=reading)
     except (MissingKey, InvalidKey):
         await limiting.count_refusal(scope)
         raise
@@ -93,10 +97,12 @@ async def _admit(scope: Scope, services: Services) -> Caller:
 
 
 def _identified(
-    scope: Scope, services: Services, *, token: str | None, reading: str | None
+    scope: Scope, services: Services, path: str, *, token: str | None, reading: str | None
 ) -> Caller:
     """Whose key, session or link to the result `reading` it is; raises MissingKey, InvalidKey."""
     credential = _credential(Headers(scope=scope))
+    if credential and path == METRICS and services.access.scraper.id_of(credential):
+        return OPEN
     if credential is not None:
         return services.access.identify(credential)
     if token and reading:

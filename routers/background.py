@@ -48,6 +48,7 @@ REMOVAL_ERRORS = (
     errors.AllModelsFailed,
     errors.NoModelAvailable,
     errors.Overloaded,
+    errors.Draining,
     errors.InsufficientMemory,
     errors.DeadlineExceeded,
 )

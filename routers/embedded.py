@@ -24,6 +24,7 @@ BASE64_FIELD = "image_base64"
 
 _PIECE_BYTES = 1 << 22
 _MAX_DOCUMENT_BYTES = 1 << 20  # without its picture
+_MOST_JSON_VALUES = 4096
 _MAX_PREFIX_BYTES = 256  # data:image/png;base64,
 _DATA = re.compile(rb"data(:|%3a)", re.IGNORECASE)
 _PREFIX = re.compile(rb"data.*?(,|%2c)", re.IGNORECASE)
@@ -127,8 +128,10 @@ def take_masks(spool: Path, folder: Path, names: AbstractSet[str], max_bytes: in
 
     Blocks; call it in the pool. Raises InvalidParameter or FileTooLarge.
     """
+    written = spool.read_bytes()
+    _check_shape(written)
     try:
-        document = json.loads(spool.read_bytes().decode("utf-8-sig"))
+        document = json.loads(written.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise _no_json() from error
     if not isinstance(document, dict):
@@ -168,13 +171,21 @@ def _document(text: mmap.mmap, span: tuple[int, int]) -> dict[str, Any]:
     """The document with an empty string in the picture's place."""
     if len(text) - (span[1] - span[0]) > _MAX_DOCUMENT_BYTES:
         raise InvalidParameter("The JSON body is too long without its picture.", field="body")
+    written = text[: span[0]] + text[span[1] :]
+    _check_shape(written)
     try:
-        document = json.loads((text[: span[0]] + text[span[1] :]).decode("utf-8-sig"))
+        document = json.loads(written.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise _no_json() from error
     if not isinstance(document, dict):
         raise InvalidParameter("The JSON body must be an object.", field="body")
     return document
+
+
+def _check_shape(written: bytes) -> None:
+    """A list of three characters takes 70 bytes once it is Python's: they are counted before."""
+    if sum(written.count(sign) for sign in (b",", b"[", b"{")) > _MOST_JSON_VALUES:
+        raise InvalidParameter("The JSON body holds too many values.", field="body")
 
 
 def _pieces(text: mmap.mmap, start: int, stop: int, writing: _Writing) -> Iterator[str]:

@@ -5,6 +5,7 @@ from routers import (
     background,
     costs,
     health,
+    metrics,
     pipeline,
     preferences,
     removebg,
@@ -18,6 +19,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         health,
+        metrics,
         background,
         upscale,
         pipeline,

@@ -19,9 +19,9 @@ async def health(services: ServicesDep) -> Health:
     return Health(version=services.version, uptime_s=services.uptime_s())
 
 
-@router.get("/ready", responses={503: {"model": Readiness, "description": "No model is ready"}})
+@router.get("/ready", responses={503: {"model": Readiness, "description": "`problems` says why"}})
 async def ready(services: ServicesDep, response: Response) -> Readiness:
-    """200 when a shot with default parameters finds at least one model that is ready."""
+    """200 when a shot with default parameters would be taken now and find a model that is ready."""
     report = await services.readiness()
     response.status_code = 200 if report.ready else 503
     return report

@@ -71,6 +71,16 @@ _REQUEST_ID = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
 }
 
+_OF_A_RATE = {
+    name: {"schema": {"type": "integer"}, "description": told}
+    for name, told in (
+        ("X-RateLimit-Limit", "Requests a minute."),
+        ("X-RateLimit-Remaining", "How many of them are left."),
+        ("X-RateLimit-Reset", "The second, in Unix time, from which more are left."),
+        ("Retry-After", "Seconds until there is room again."),
+    )
+}
+
 
 def add_layers(operation: Operation) -> None:
     """The layers' errors among the operation's own, and the header that every answer has."""
@@ -78,8 +88,11 @@ def add_layers(operation: Operation) -> None:
     for layer in LAYERS:
         if layer.stands_before(operation):
             _merge(told, _refusals(operation.address, layer.kinds))
-    for response in told.values():
-        response.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
+    for status, response in told.items():
+        headers = response.setdefault("headers", {})
+        headers["X-Request-ID"] = _REQUEST_ID
+        if status == "429" and operation.is_counted:
+            headers.update(_OF_A_RATE)
 
 
 def _refusals(address: str, kinds: tuple[type[errors.ServiceError], ...]) -> Responses:

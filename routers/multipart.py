@@ -16,6 +16,7 @@ MAX_FIELD_BYTES = 16 * 1024
 
 _MIB = 1024 * 1024
 _MAX_PARTS = 40
+_MOST_NAME_TOLD = 64
 
 
 @dataclass(slots=True)
@@ -105,8 +106,8 @@ class FormReader:
         elif b"filename" in options:
             names = self._file_fields[:1] or sorted(filter(None, self._limits))
             raise InvalidParameter(
-                f"{self._field}: a file's part is called `{'` or `'.join(names)}`.",
-                field=self._field,
+                f"A file's part is called `{'` or `'.join(names)}`.",
+                field=self._field[:_MOST_NAME_TOLD],  # to the caller; the log gets none of it
             )
 
     def _open_file(self, path: Path) -> None:

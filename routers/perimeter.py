@@ -1,7 +1,8 @@
 """The layers around the routes, and the order in which a request goes through them.
 
 From outside: TrustedProxies (who really asks) → SecurityHeaders (on every answer, whoever gives it)
-→ RequestFrame (id, time, log line) → KnownHosts → CORS → Door (who asks, how often) → the routes.
+→ RequestFrame (id, time, log line) → KnownHosts → CORS → Door (who asks, how often) → Pace (a body
+that keeps coming) → the routes.
 Whatever a layer refuses has passed the three before it on its way out.
 """
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.errors import UnknownHost
 from routers.authentication import Door
 from routers.middleware import RequestFrame
+from routers.pacing import Pace
 from routers.problems import refused
 from utils.addresses import Network, client_behind, read_address, read_network
 
@@ -60,8 +62,13 @@ _YEAR_S = 365 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the outermost layers are told; empty: no proxy, any host, no foreign origin."""
+    """What the layers are told; empty: no proxy, any host, no foreign origin.
 
+    A body may be silent for `stall_s` seconds and take `upload_s`.
+    """
+
+    stall_s: float
+    upload_s: float
     proxies: Collection[str] = ()
     hosts: Collection[str] = ()
     public_base_url: str = ""
@@ -70,6 +77,7 @@ class Edge:
 
 def install(app: FastAPI, edge: Edge) -> None:
     """Put every layer around the application; what is added last is outermost."""
+    app.add_middleware(Pace, stall_s=edge.stall_s, total_s=edge.upload_s)
     app.add_middleware(Door)
     if edge.origins:
         app.add_middleware(

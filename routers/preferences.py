@@ -52,6 +52,7 @@ async def _visible_record(request_id: str, services: Services) -> ShotRecord:
             errors.ResultNotFound,
             errors.NotPickable,
             errors.InvalidParameter,
+            errors.BodyTooSlow,
             errors.FileTooLarge,
             errors.PicksUnavailable,
         ),
@@ -65,6 +66,8 @@ async def pick(
     asked = parse(PreferenceParameters, body)
     record = await _visible_record(asked.request_id, services)
     preference, new = await services.preferences.pick(record, asked)
+    if new:
+        services.metrics.picked(preference.model)
     status = 200 if not new else 201 if preference.kept_in == "journal" else 202
     return JSONResponse(preference.model_dump(mode="json", exclude_none=True), status_code=status)
 

@@ -25,6 +25,7 @@ ENLARGING_ERRORS = (
     errors.SideTooLong,
     errors.FileTooLarge,
     errors.Overloaded,
+    errors.Draining,
     errors.InsufficientMemory,
     errors.DeadlineExceeded,
     errors.InsufficientStorage,
@@ -70,9 +71,9 @@ async def answer_enlarged(order: Order, services: Services, closing: AsyncExitSt
 
     Raises what Upscaler.open and Upscaler.write raise, Overloaded, and DeadlineExceeded.
     """
+    await closing.enter_async_context(services.printing_gate.slot(order.deadline))
     try:
         async with asyncio.timeout(order.deadline.remaining_s()):
-            await closing.enter_async_context(services.printing_gate.slot(order.deadline))
             work = await services.upscaler.open(
                 order.picture, order.asked, scratch=order.scratch, box=order.box
             )

@@ -17,11 +17,13 @@ from starlette.types import Receive, Scope, Send
 from models import errors
 from models.schemas import Problem
 from routers import removebg_problems
+from services.room import refusal_of_disk
 from utils import logs
 
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_MOST_LOGGED = 300  # characters of a detail, which may name a parameter of 60 kB
 
 
 on_problem: ContextVar[Callable[["Kind"], None] | None] = ContextVar("on_problem", default=None)
@@ -89,6 +91,13 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
         "kie-recraft may cost 0.005 USD; of DAILY_BUDGET_USD (5 USD) 0.002 USD are left.",
     ),
     errors.ResultNotFound: Kind(404, "result_not_found", "No such result", "There is no shot 0."),
+    errors.BodyTooSlow: Kind(
+        408,
+        "body_too_slow",
+        "Body too slow",
+        "Nothing of the body came for 20 s.",
+        retryable=True,
+    ),
     errors.NotPickable: Kind(
         409, "not_pickable", "Nothing to pick", "kie-recraft has no cut-out in this shot."
     ),
@@ -150,6 +159,9 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     errors.Overloaded: Kind(
         503, "overloaded", "Too busy", "4 requests run and 32 are waiting.", retryable=True
     ),
+    errors.Draining: Kind(
+        503, "draining", "Being stopped", "No new work is taken.", retryable=True
+    ),
     errors.InsufficientMemory: Kind(
         503, "insufficient_memory", "Too large for the memory", "A WebP of 20000 x 20000 pixels."
     ),
@@ -161,6 +173,13 @@ TABLE: Mapping[type[errors.ServiceError], Kind] = {
     ),
     errors.InsufficientStorage: Kind(
         507, "insufficient_storage", "Disk full", "12 MiB are free.", retryable=True
+    ),
+    errors.StorageUnavailable: Kind(
+        503,
+        "storage_unavailable",
+        "Disk out of order",
+        "The disk for uploads cannot be written or read at the moment.",
+        retryable=True,
     ),
 }
 
@@ -183,7 +202,8 @@ def install(app: FastAPI) -> None:
 def responses(*kinds: type[errors.ServiceError]) -> dict[int | str, dict[str, Any]]:
     """What a route says of its errors in the OpenAPI document, grouped by status."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for kind in (*(TABLE[each] for each in kinds), CRASHED):
+    of_every_route = (TABLE[errors.StorageUnavailable], CRASHED)
+    for kind in (*(TABLE[each] for each in kinds), *of_every_route):
         documented.setdefault(kind.status, _documented(kind.status))["content"][MEDIA_TYPE][
             "examples"
         ][kind.code] = {"value": _body(kind, kind.example)}
@@ -242,11 +262,13 @@ def _body(kind: Kind, detail: str, **members: float | str | None) -> dict[str, A
 
 def told(error: Exception) -> dict[str, Any]:
     """The problem's members, for an answer that has begun; whatever is not ours is our fault."""
+    if isinstance(error, OSError):
+        error = refusal_of_disk(error) or error
     if not isinstance(error, errors.ServiceError):
         _log.error("crashed", exc_info=error)
         return _body(CRASHED, CRASHED.example)
     kind = TABLE[type(error)]
-    _log.info("problem", extra={"code": kind.code, "detail": error.detail})
+    _log.info("problem", extra={"code": kind.code, "detail": error.detail[:_MOST_LOGGED]})
     return _body(
         kind,
         error.detail,
@@ -260,6 +282,15 @@ def told(error: Exception) -> dict[str, Any]:
 async def _on_service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.ServiceError)  # noqa: S101  # registered for it alone
     return refused(error)
+
+
+def refused_by_disk(error: Exception) -> JSONResponse | None:
+    """The answer where a disk that refuses is behind what nobody caught; None for anything else."""
+    refusal = refusal_of_disk(error) if isinstance(error, OSError) else None
+    if refusal is None:
+        return None
+    _log.error("disk_refuses", extra={"reason": getattr(error, "strerror", None)})
+    return refused(refusal)
 
 
 def refused(error: errors.ServiceError) -> JSONResponse:

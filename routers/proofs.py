@@ -35,7 +35,7 @@ _CACHED = "private, max-age=3600"
 _UNCHANGED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client's copy (If-None-Match) is still right"}
 }
-_WAITING = (errors.Overloaded, errors.DeadlineExceeded, errors.InsufficientMemory)
+_WAITING = (errors.Overloaded, errors.Draining, errors.InsufficientMemory)
 IfNoneMatch = Annotated[str | None, Header()]
 
 

@@ -18,7 +18,7 @@ router = APIRouter(tags=["sessions"])
 @router.post(
     "/sessions",
     status_code=201,
-    responses=responses(errors.InvalidParameter, errors.FileTooLarge),
+    responses=responses(errors.InvalidParameter, errors.BodyTooSlow, errors.FileTooLarge),
     openapi_extra=describes_json(SessionParameters),
 )
 async def mint(request: Request, response: Response, services: ServicesDep) -> SessionToken:

@@ -19,6 +19,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from models.errors import (
+    BodyTooSlow,
     EmptyFile,
     FileTooLarge,
     ImageDownloadFailed,
@@ -28,7 +29,7 @@ from models.errors import (
     InvalidParameter,
     MissingSource,
     MultipleSources,
-    Overloaded,
+    NotAdmitted,
     UnreadableImage,
     UnsupportedMediaType,
 )
@@ -45,6 +46,7 @@ from routers.multipart import FILE_FIELDS, MAX_FIELD_BYTES, Body, FormReader, to
 from services.admission import Gate
 from services.container import Services
 from services.room import full_disk_said
+from utils.spans import span, spanned
 
 INTAKE_ERRORS = (
     MissingSource,
@@ -52,6 +54,7 @@ INTAKE_ERRORS = (
     EmptyFile,
     ImageUrlRefused,
     InvalidParameter,
+    BodyTooSlow,
     FileTooLarge,
     UnsupportedMediaType,
     UnreadableImage,
@@ -107,7 +110,8 @@ async def receive(
 ) -> AsyncIterator[Submission]:
     """The request's one picture on disk, removed again when the caller is done with it.
 
-    Raises Overloaded before the body is read, where nothing of it could even wait at `gate`;
+    Raises Overloaded or Draining before the body is read, where nothing of it could even wait at
+    `gate`;
     MissingSource, MultipleSources, EmptyFile, FileTooLarge, UnsupportedMediaType,
     InvalidParameter, ImageUrlRefused, ImageDownloadFailed or InsufficientStorage.
     """
@@ -129,7 +133,7 @@ async def receive_masks(
 ) -> AsyncIterator[Body]:
     """Parameters and, by their names, files that are no picture of their own, until it is done.
 
-    Raises Overloaded before the body is read, FileTooLarge, UnsupportedMediaType,
+    Raises Overloaded or Draining before the body is read, FileTooLarge, UnsupportedMediaType,
     InvalidParameter, EmptyFile or InsufficientStorage.
     """
     await _refuse_if_full(request, services.gate)
@@ -180,12 +184,13 @@ async def _refuse_if_full(request: Request, gate: Gate) -> None:
     """
     try:
         gate.refuse_if_full()
-    except Overloaded:
+    except NotAdmitted:
         if request.headers.get("expect", "").lower() != "100-continue":
             await _drain(request.stream())
         raise
 
 
+@spanned("receive")
 async def _read_body(request: Request, services: Services, folder: Path, naming: Naming) -> Body:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     limit = services.max_upload_bytes
@@ -230,7 +235,8 @@ async def _one_picture(body: Body, services: Services, folder: Path, naming: Nam
     if not isinstance(url, str):
         raise InvalidParameter("image_url: must be a string.", field=URL_FIELD)
     picture = folder / "download"
-    await services.fetcher.fetch(url, into=picture)
+    with span("download"):
+        await services.fetcher.fetch(url, into=picture)
     return _not_empty(picture)
 
 

@@ -51,7 +51,7 @@ from scripts.scratch_root import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = Path(os.environ.get("TMPDIR") or "/var/tmp") / "img-proc-image"  # noqa: S108 # kept on purpose
+FOLDER = Path(os.environ.get("TMPDIR") or "/var/tmp") / "img-proc-image"  # noqa: S108  # nosec B108  # kept on purpose
 _PLAIN_SHEBANG = "#!"
 _SHOWN_LINES = 30
 

@@ -45,6 +45,7 @@ FIRST = {
     "KIE_API_KEY": "your key, or `sandbox`; empty leaves its model out",
     "DAILY_BUDGET_USD": "set it as soon as one of those is real",
     "DATA_DIR": "name a folder on the persistent volume: ledger, records, picks and keys must last",
+    "TRUSTED_PROXIES": "name the proxy in front, where there is one",
     "PUBLIC_BASE_URL": "where the world reaches the service, if links shall be absolute",
 }
 """The settings that a newcomer should decide on, in that order."""

@@ -80,7 +80,7 @@ class Bench:
 
     def terms(self, name: str) -> Terms:
         """Both volumes fresh, and owned by root as an engine makes them."""
-        folders = {"/data": self.work / name / "data", "/tmp/img-proc": self.work / name / "temp"}  # noqa: S108 # inside
+        folders = {"/data": self.work / name / "data", "/tmp/img-proc": self.work / name / "temp"}  # noqa: S108  # nosec B108  # inside
         for each in folders.values():
             each.mkdir(parents=True)
         return Terms(volumes=folders)

@@ -217,7 +217,7 @@ def main() -> int:
     terms = Terms(
         env=_pairs(asked.env),
         volumes={target: Path(source) for target, source in _pairs(asked.volume).items()},
-        tmpfs=["/tmp"],  # noqa: S108 # the container's own
+        tmpfs=["/tmp"],  # noqa: S108  # nosec B108  # the container's own
     )
     with running_image(stage, terms, log=Path("/dev/stdout")) as container:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -24,6 +24,7 @@ from services.tokens import (
     read_session,
     session_token,
 )
+from utils.clock import earliest_now_s, latest_now_s
 
 N = TypeVar("N", int, Decimal)
 
@@ -185,6 +186,7 @@ class Access:
     keys: KeyRing
     links: ResultTokens
     sessions: Sessions
+    scraper: KeyRing
 
     @property
     def required(self) -> bool:
@@ -216,20 +218,29 @@ class Access:
         return self.links.token(record.request_id, record.expires_at)
 
 
-def open_access(
+def open_access(  # noqa: PLR0913  # its parts, all named
     digests: Mapping[str, str],
     *,
     secret: bytes,
     link_ttl_s: float,
     limits: SessionLimits,
-    now: Clock = time.time,
+    metrics_token: str | None = None,
+    now: Clock | None = None,
 ) -> Access:
-    """The door for these keys (id to SHA-256), whose tokens are signed with `secret`."""
+    """The door for these keys (id to SHA-256), whose tokens are signed with `secret`.
+
+    `metrics_token` opens the metrics and nothing else. Without `now` the system's clock counts:
+    where it jumps, a link lives as long as its result and a session no longer than was granted.
+    """
+    scraper = {}
+    if metrics_token is not None:
+        scraper["metrics"] = hashlib.sha256(metrics_token.encode()).hexdigest()
     signer = Signer(secret)
     return Access(
         keys=KeyRing(digests),
-        links=ResultTokens(signer, ttl_s=link_ttl_s, now=now),
-        sessions=Sessions(signer, limits, now=now),
+        links=ResultTokens(signer, ttl_s=link_ttl_s, now=now or earliest_now_s),
+        sessions=Sessions(signer, limits, now=now or latest_now_s),
+        scraper=KeyRing(scraper),
     )
 
 

@@ -5,7 +5,9 @@ use everything.
 
 **How long the line.** `queue_limit` requests in all. Keys that wait or run share it equally: each
 may fill it up to its part, a lone key all of it. Where the line is full of a key that has more than
-its part, another key's request takes the place of that key's youngest, which is refused.
+its part, another key's request takes the place of that key's youngest, which is refused. Whose turn
+would come after its deadline, at the present pace, is refused at once: the same answer later would
+be worth less.
 
 **Memory.** A request that does not fit now waits for its bytes as it does for a place. Smaller ones
 go ahead of it meanwhile, `MAX_OVERTAKES` times; then nobody does until it fits. Whoever needs less
@@ -22,10 +24,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from statistics import median
 
-from models.errors import DeadlineExceeded, InsufficientMemory, Overloaded
+from models.errors import Draining, InsufficientMemory, Overloaded
 from services.budget import Budget
 from utils.clock import Deadline
 from utils.logs import key_id
+from utils.spans import span
 
 MAX_OVERTAKES = 4
 _MIB = 1 << 20
@@ -80,6 +83,8 @@ class Gate:
         self._inside: Counter[str] = Counter()
         self._line: dict[str, deque[_Waiter]] = {}  # in the order of the keys' turns
         self._jobs_s: deque[float] = deque(maxlen=_JOBS_REMEMBERED)
+        self._entered_at: list[float] = []
+        self._refusal: Callable[[], Draining] | None = None
 
     @property
     def running(self) -> int:
@@ -92,10 +97,20 @@ class Gate:
     def refuse_if_full(self) -> None:
         """Raises Overloaded where a request of this key would find no place even in the line.
 
+        Draining where the gate is shut.
         For before a body is read: nothing is taken.
         """
+        self._refuse_if_shut()
         if self._is_busy() and not self._has_place(key_id.get()):
             raise self._overloaded(key_id.get())
+
+    def shut(self, refusal: Callable[[], Draining]) -> None:
+        """From now on let nobody in, and tell who waits; who is inside may stay."""
+        self._refusal = refusal
+        for waiter in [each for mine in self._line.values() for each in mine]:
+            self._take_out(waiter)
+            if not waiter.called.done():
+                waiter.called.set_exception(refusal())
 
     @asynccontextmanager
     async def slot(self, deadline: Deadline, *, needs_bytes: int = 0) -> AsyncIterator[Seat]:
@@ -103,40 +118,49 @@ class Gate:
 
         Raises:
             InsufficientMemory: more than the whole budget is needed.
-            Overloaded: there is no place in the line.
-            DeadlineExceeded: the turn did not come in time.
+            Overloaded: there is no place in the line, or the turn would not come, or did not
+                come, before the deadline.
+            Draining: the gate is shut.
         """
         key = key_id.get()
         await self._enter(_Waiter(key, needs_bytes, _future()), deadline)
         entered_at = self._now()
+        self._entered_at.append(entered_at)
         seat = Seat(self.budget, needs_bytes)
         try:
             yield seat
         finally:
+            self._entered_at.remove(entered_at)
             self._jobs_s.append(self._now() - entered_at)
             self._leave(key, seat.held_bytes)
 
     # --- the door
 
     async def _enter(self, waiter: _Waiter, deadline: Deadline) -> None:
+        self._refuse_if_shut()
         if not self.budget.could_ever_hold(waiter.needs_bytes):
             raise self._too_large(waiter.needs_bytes)
         if self._is_busy() or not self.budget.holds(waiter.needs_bytes):
+            self._refuse_if_in_vain(waiter.key, deadline)
             self._find_place(waiter.key)
         self._line.setdefault(waiter.key, deque()).append(waiter)
         self._admit()
         try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                await waiter.called
+            with span("queue"):
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await waiter.called
         except TimeoutError:
             self._withdraw(waiter)
-            raise DeadlineExceeded(
-                "The deadline passed while the request waited for its turn.",
-                retry_after_s=self._retry_after_s(),
+            raise self._overloaded(
+                waiter.key, why="The deadline passed while this request waited for its turn."
             ) from None
         except BaseException:
             self._withdraw(waiter)
             raise
+
+    def _refuse_if_shut(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
 
     def _leave(self, key: str, needs_bytes: int) -> None:
         self._inside -= Counter({key: 1})
@@ -220,11 +244,34 @@ class Gate:
             if not displaced.called.done():
                 displaced.called.set_exception(self._overloaded(displaced.key))
 
+    def _refuse_if_in_vain(self, key: str, deadline: Deadline) -> None:
+        """Raises Overloaded where the turn will hardly come in time."""
+        expected_s = self._expected_wait_s(key)
+        if expected_s > deadline.remaining_s():
+            why = f"This request's turn would come in about {math.ceil(expected_s)} s, too late."
+            raise self._overloaded(key, why=why)
+
+    def _expected_wait_s(self, key: str) -> float:
+        """Until a newcomer of this key is let in, at the present pace; 0: who knows."""
+        if self.running < self.running_limit:
+            return 0
+        mine = len(self._line.get(key, ()))
+        ahead = sum(min(len(theirs), mine + 1) for theirs in self._line.values())
+        return self._job_s(first_guess_s=0) * (ahead + 1) / self.running_limit
+
+    def _job_s(self, *, first_guess_s: float) -> float:
+        """How long a job takes: as the last ones did, or longer where those inside already do."""
+        usual_s = median(self._jobs_s) if self._jobs_s else first_guess_s
+        now = self._now()
+        so_far_s = median([now - each for each in self._entered_at] or [0])
+        return max(usual_s, so_far_s)
+
     # --- what is said
 
-    def _overloaded(self, key: str) -> Overloaded:
+    def _overloaded(self, key: str, *, why: str = "") -> Overloaded:
         mine, part = len(self._line.get(key, ())), self._part(key)
         text = f"{self.running} requests are being worked on and {self.waiting} are waiting."
+        text = f"{why} {text}" if why else text
         if self.waiting < self.queue_limit or part < self.queue_limit:
             text += f" {mine} of them are this key's, which may have {part} while others are there."
         return Overloaded(
@@ -245,9 +292,9 @@ class Gate:
         )
 
     def _retry_after_s(self) -> int:
-        """When the line as it stands will have gone in, at the pace of the last jobs."""
-        usual_s = median(self._jobs_s) if self._jobs_s else _FIRST_GUESS_S
-        wait_s = usual_s * (self.waiting + 1) / self.running_limit
+        """When the line as it stands will have gone in, at the present pace."""
+        job_s = self._job_s(first_guess_s=_FIRST_GUESS_S)
+        wait_s = job_s * (self.waiting + 1) / self.running_limit
         return max(1, min(_MOST_RETRY_AFTER_S, math.ceil(wait_s)))
 
 

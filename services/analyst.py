@@ -39,7 +39,7 @@ class Analyst:
         Raises:
             BadPicture: the file is not a picture we can work on.
             InvalidParameter: a width together with a preset.
-            Overloaded, DeadlineExceeded, InsufficientMemory: the house is full.
+            Overloaded, InsufficientMemory: the house is full.
             SessionExhausted: a browser session has no shot left.
         """
         wish = wish_of(asked)

@@ -10,14 +10,15 @@ import fcntl
 import logging
 import secrets
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
 from models.errors import IdempotencyUnavailable
+from utils.clock import earliest_now_s, latest_now_s
 
 T = TypeVar("T")
 
@@ -39,7 +40,13 @@ CREATE TABLE IF NOT EXISTS claims (
 ) WITHOUT ROWID
 """
 _INSERT = "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_THIS_NAME = "key_id = ? AND route = ? AND name = ?"
+_FIND = """
+SELECT fingerprint, request_id, token, process FROM claims
+WHERE (key_id, route, name) = (?, ?, ?) AND expires_at > ?
+"""
+_BIND = "UPDATE claims SET request_id = ? WHERE (key_id, route, name, token) = (?, ?, ?, ?)"
+_FINISH = "UPDATE claims SET process = NULL WHERE (key_id, route, name, token) = (?, ?, ?, ?)"
+_FORGET = "DELETE FROM claims WHERE (key_id, route, name, token) = (?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +83,15 @@ class Earlier:
 class Claims:
     """The database; every method raises IdempotencyUnavailable where it cannot be relied on.
 
-    `now` gives seconds since 1970.
+    `now` gives seconds since 1970, None the system's clock, of which jumps cost no key its time.
     """
 
-    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, *, now: Callable[[], float] | None = None) -> None:
         self.problem: str | None = None
         self._folder = folder
-        self._now = now
+        # a key that ends too early could be charged for again
+        self._judged_s = now or earliest_now_s
+        self._given_s = now or latest_now_s
         self._process = secrets.token_hex(8)
         # the tokens of requests that are being answered here
         self._held: set[str] = set()
@@ -119,35 +128,28 @@ class Claims:
     async def finish(self, ticket: Ticket) -> None:
         """The request is answered; its name stays taken."""
         self._held.discard(ticket.token)
-        await self._run(
-            lambda database: database.execute(
-                f"UPDATE claims SET process = NULL WHERE {_THIS_NAME} AND token = ?",  # noqa: S608
-                (*ticket.place, ticket.token),
-            )
-        )
+        await self._run(lambda database: database.execute(_FINISH, (*ticket.place, ticket.token)))
 
     async def forget(self, ticket: Ticket) -> None:
         """The request came to nothing: its name is free again."""
         self._held.discard(ticket.token)
-        await self._run(
-            lambda database: database.execute(
-                f"DELETE FROM claims WHERE {_THIS_NAME} AND token = ?",  # noqa: S608
-                (*ticket.place, ticket.token),
-            )
-        )
+        await self._run(lambda database: database.execute(_FORGET, (*ticket.place, ticket.token)))
 
     async def sweep(self) -> None:
         """Remove what has expired."""
         await self._run(
             lambda database: database.execute(
-                "DELETE FROM claims WHERE expires_at <= ?", (self._now(),)
+                "DELETE FROM claims WHERE expires_at <= ?", (self._judged_s(),)
             )
         )
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._closed:
             raise IdempotencyUnavailable("The service is being stopped.")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+        within = copy_context().run  # an executor's thread has no request's context of its own
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, within, self._try, work
+        )
 
     def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -234,11 +236,7 @@ class Claims:
         return None
 
     def _find(self, database: sqlite3.Connection, ticket: Ticket) -> Earlier | None:
-        row = database.execute(
-            "SELECT fingerprint, request_id, token, process FROM claims "  # noqa: S608
-            f"WHERE {_THIS_NAME} AND expires_at > ?",
-            (*ticket.place, self._now()),
-        ).fetchone()
+        row = database.execute(_FIND, (*ticket.place, self._judged_s())).fetchone()
         if row is None:
             return None
         fingerprint, request_id, token, process = row
@@ -258,7 +256,7 @@ class Claims:
         request_id: str | None,
         process: str | None,
     ) -> None:
-        expires_at = self._now() + ticket.kept_s
+        expires_at = self._given_s() + ticket.kept_s
         row = (*ticket.place, ticket.fingerprint, request_id, ticket.token, process, expires_at)
         database.execute(_INSERT, row)
 
@@ -267,10 +265,7 @@ class Claims:
     ) -> None:
         with database:
             database.execute("BEGIN IMMEDIATE")
-            bound = database.execute(
-                f"UPDATE claims SET request_id = ? WHERE {_THIS_NAME} AND token = ?",  # noqa: S608
-                (request_id, *ticket.place, ticket.token),
-            )
+            bound = database.execute(_BIND, (request_id, *ticket.place, ticket.token))
             if bound.rowcount != 1:
                 raise IdempotencyUnavailable("The claim was lost before the models were asked.")
             if also is not None:

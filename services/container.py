@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import (
@@ -25,6 +24,7 @@ from config import (
     LocalSettings,
     NetworkSettings,
     PrintSettings,
+    ProcessSettings,
     RemovebgSettings,
     Settings,
     StorageSettings,
@@ -58,6 +58,7 @@ from services.claims import Claims
 from services.costs import CostLedger
 from services.cuda import Cards, seat
 from services.data_folder import DataFolder, open_data_folder
+from services.draining import OVERRUN_S, Drain
 from services.fetcher import Fetcher
 from services.idempotency import Idempotency
 from services.inference import resolve
@@ -65,17 +66,22 @@ from services.inference_process import InferenceProcess
 from services.local_ben2 import Ben2File, LocalBen2, host_bytes
 from services.local_knockout import LocalKnockout
 from services.local_rembg import BIREFNET_LITE, NETWORKS, LocalRembg, Network
+from services.metrics import Metrics
 from services.preferences import Preferences, Rules, open_preferences
 from services.profiles import Way, way_for
 from services.proofs import Proofs
 from services.providers import Providers, open_providers, warn_about_keys
 from services.rate_limits import RateLimits, Rates, open_storage
+from services.readiness import Sight, look, problems
 from services.recent_errors import ErrorRing
 from services.remover import BackgroundRemover
 from services.renderer import Renderer
 from services.results import ResultStore
 from services.room import Room
+from services.scratch import Scratch
 from services.shotgun import Shotgun
+from services.temp_folder import temp_folder
+from services.tracing import Collector, Tracing, open_tracing
 from services.upscaler import Upscaler
 from services.webhooks import Webhooks
 from services.weights import WEIGHT_FILES, WeightFile, WeightsStore
@@ -83,6 +89,7 @@ from services.workers import Workers
 from utils import heap, memory
 from utils.kept_secret import kept_secret
 from utils.tracking import Journal
+from utils.watchdog import watching
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +126,12 @@ class Services:
     breakers: Breakers
     recent_errors: ErrorRing
     idempotency: Idempotency
+    metrics: Metrics
+    tracing: Tracing | None
     webhooks: Webhooks
+    drain: Drain
     uploads: Path
+    scratches: Scratch
     data: DataFolder
     max_upload_bytes: int
     deadline_s: float
@@ -128,26 +139,26 @@ class Services:
     public_base_url: str
     removebg: RemovalParameters
     max_pixels: int
+    min_free_bytes: int
     memory: Split
     started_at: float
 
     @asynccontextmanager
     async def scratch(self) -> AsyncIterator[Path]:
         """A folder for one request's files, gone when the request is."""
-        folder = self.uploads / secrets.token_hex(8)
-        await asyncio.to_thread(folder.mkdir)
-        try:
+        async with self.scratches.new() as folder:
             yield folder
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def uptime_s(self) -> float:
         return round(time.monotonic() - self.started_at, 3)
 
     async def readiness(self) -> Readiness:
         states = {model: self._state(model) for model in self.removers}
+        found = problems(await self._sight(states))
         return Readiness(
-            ready=any(states[model].status is ModelStatus.READY for model in self.default_models),
+            ready=not any(each.blocks for each in found),
+            problems=found,
+            draining=self.drain.draining,
             keys_required=self.access.required,
             models=states,
             memory=self._memory(),
@@ -158,6 +169,28 @@ class Services:
             idempotency=self.idempotency.info(),
             data=DataInfo(available=self.data.problem is None, reason=self.data.problem),
             pillow=PIL.__version__,
+        )
+
+    async def _sight(self, states: Mapping[ModelId, ModelReadiness]) -> Sight:
+        pictures, data, picks = await asyncio.to_thread(
+            lambda: [look(each) for each in (self.uploads, self.data.path, self.data.picks)]
+        )
+        return Sight(
+            draining=self.drain.draining,
+            models=states,
+            default_models=self.default_models,
+            prices={model: self.ledger.expected(model) for model in PAID},
+            standings=self.budgets.standings(),
+            breakers=self.breakers.by_provider,
+            failures_in_a_row=self.inference.status().failures_in_a_row,
+            queue=_queue(self.gate),
+            shots_bytes=self.memory.shots,
+            pictures=pictures,
+            min_free_bytes=self.min_free_bytes,
+            data=data,
+            picks=picks,
+            data_problem=self.data.problem,
+            idempotency=self.idempotency.info(),
         )
 
     def model_table(self) -> ModelTable:
@@ -195,6 +228,7 @@ class Services:
             running=now.running,
             waiting=now.waiting,
             load_s=now.load_s,
+            failures_in_a_row=now.failures_in_a_row,
         )
 
     def _model_info(self, entry: CatalogueEntry) -> ModelInfo:
@@ -221,14 +255,21 @@ async def open_services(
     `stand_ins` take the place of the removers of the same id.
     """
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(open_tracing(_collector(settings, version)))
+        metrics = Metrics()
         workers = Workers(pixel_threads=settings.work.pixel_threads)
         stack.callback(workers.close)
         granted = settings.local.memory_limit_mb * MIB or memory.granted_bytes()
-        uploads = await asyncio.to_thread(_empty_uploads, settings.storage.temp_dir)
+        uploads = await stack.enter_async_context(
+            temp_folder(
+                settings.storage.temp_dir, patience_s=settings.process.drain_s + OVERRUN_S + 1
+            )
+        )
+        scratches = Scratch(uploads)
         data = await asyncio.to_thread(
             open_data_folder, settings.storage.data_dir, temp_dir=settings.storage.temp_dir
         )
-        providers = await stack.enter_async_context(_providers(settings, workers, uploads, data))
+        providers = await stack.enter_async_context(_providers(settings, workers, scratches, data))
         plan = _run_plan(settings.local)
         ben2, set_aside = await _ben2(settings, workers, granted, stack)
         networks, room = _networks(settings, plan, granted and granted - set_aside)
@@ -271,12 +312,21 @@ async def open_services(
             taste=preferences,
             print_limits=limits,
             recent_errors=recent_errors,
+            tell=metrics.outcome,
         )
         stack.push_async_callback(shotgun.close)
         upscaler = _upscaler(settings, workers, uploads)
         proofs = Proofs(upscaler, workers)
-        await stack.enter_async_context(_housekeeping(results, removers, idempotency))
+        await stack.enter_async_context(_housekeeping(results, removers, idempotency, scratches))
         warn_about_keys(settings.providers, guarded=bool(settings.access.api_keys))
+        drain = Drain(
+            total_s=settings.process.drain_s,
+            notice_s=settings.process.drain_notice_s,
+            gates=(gate, printing_gate),
+            shotgun=shotgun,
+            webhooks=webhooks,
+        )
+        _attend(stack, drain, settings.process)
         yield Services(
             version=version,
             shotgun=shotgun,
@@ -307,8 +357,12 @@ async def open_services(
             breakers=providers.money.breakers,
             recent_errors=recent_errors,
             idempotency=idempotency,
+            metrics=metrics,
+            tracing=tracing,
             webhooks=webhooks,
+            drain=drain,
             uploads=uploads,
+            scratches=scratches,
             data=data,
             max_upload_bytes=settings.inputs.max_upload_mb * MIB,
             deadline_s=settings.work.deadline_s,
@@ -316,19 +370,41 @@ async def open_services(
             public_base_url=settings.storage.public_base_url,
             removebg=_removebg(settings.removebg),
             max_pixels=max_pixels,
+            min_free_bytes=settings.storage.min_free_disk_mb * MIB,
             memory=shares,
             started_at=time.monotonic(),
         )
 
 
+def _attend(stack: AsyncExitStack, drain: Drain, settings: ProcessSettings) -> None:
+    """From here on the loop is watched; when all is closed, what runs may end first."""
+    loop = asyncio.get_running_loop()
+    stack.enter_context(watching(loop, limit_s=settings.watchdog_s))
+    stack.push_async_callback(drain.finish)
+
+
 def _providers(
-    settings: Settings, workers: Workers, uploads: Path, data: DataFolder
+    settings: Settings, workers: Workers, scratch: Scratch, data: DataFolder
 ) -> AbstractAsyncContextManager[Providers]:
     return open_providers(
         settings.providers,
         workers=workers,
-        temp_dir=uploads,
+        scratch=scratch,
         data_dir=data.path,
+    )
+
+
+def _collector(settings: Settings, version: str) -> Collector | None:
+    asked = settings.observability
+    if not asked.otel_exporter_otlp_endpoint:
+        return None
+    headers = asked.otel_exporter_otlp_headers
+    return Collector(
+        asked.otel_exporter_otlp_endpoint,
+        headers=None if headers is None else headers.get_secret_value(),
+        service_name=asked.otel_service_name,
+        version=version,
+        share=asked.otel_traces_sampler_arg,
     )
 
 
@@ -341,9 +417,11 @@ def _access(settings: Settings, data: DataFolder) -> Access:
         secret = kept_secret(data.signing_key)
     else:
         secret = secrets.token_bytes()
+    token = settings.observability.metrics_token
     return open_access(
         asked.api_keys,
         secret=secret,
+        metrics_token=None if token is None else token.get_secret_value(),
         link_ttl_s=asked.result_token_ttl_h * 3600,
         limits=SessionLimits(asked.session_ttl_s, asked.session_shots, asked.session_max_cost_usd),
     )
@@ -384,6 +462,13 @@ def _upscaler(settings: Settings, workers: Workers, uploads: Path) -> Upscaler:
 
 
 _Networks = dict[ModelId, tuple[Network, Way]]
+
+
+def networks_of(
+    settings: Settings, *, granted: int | None
+) -> Mapping[ModelId, tuple[Network, Way]]:
+    """The networks that these settings run on a box with so much memory, and how each is run."""
+    return _networks(settings, _run_plan(settings.local), granted)[0]
 
 
 def _networks(
@@ -561,25 +646,17 @@ def _webhooks(settings: WebhookSettings) -> Webhooks:
     )
 
 
-def _empty_uploads(temp_dir: Path) -> Path:
-    """The folder for pictures on their way in; what an earlier process left there is partial."""
-    folder = temp_dir / "uploads"
-    folder.mkdir(parents=True, exist_ok=True)
-    for orphan in folder.iterdir():
-        shutil.rmtree(orphan, ignore_errors=True)
-    return folder
-
-
 @asynccontextmanager
 async def _housekeeping(
     results: ResultStore,
     removers: Mapping[ModelId, BackgroundRemover],
     idempotency: Idempotency,
+    scratches: Scratch,
 ) -> AsyncIterator[None]:
     """Expiry and weights, looked after in the background for as long as the service is open."""
     networks = [each for each in removers.values() if isinstance(each, LocalRembg | LocalBen2)]
     tasks = [
-        asyncio.create_task(_sweep_for_ever(results, idempotency)),
+        asyncio.create_task(_sweep_for_ever(results, idempotency, scratches)),
         *(asyncio.create_task(_prepare(each)) for each in networks),
     ]
     try:
@@ -590,11 +667,17 @@ async def _housekeeping(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sweep_for_ever(results: ResultStore, idempotency: Idempotency) -> None:
+async def _sweep_for_ever(
+    results: ResultStore, idempotency: Idempotency, scratches: Scratch
+) -> None:
     """Forget what has expired, and give the system the memory that enlargements no longer use."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
-        await asyncio.to_thread(results.sweep)
+        for sweep in (results.sweep, scratches.sweep):
+            try:
+                await asyncio.to_thread(sweep)
+            except OSError as error:  # a disk that refuses is asked again a minute later
+                _log.warning("not_swept", extra={"reason": error.strerror})
         await idempotency.sweep()
         await asyncio.to_thread(heap.trim)
 

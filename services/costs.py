@@ -6,7 +6,7 @@ settled.
 """
 
 import logging
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
@@ -41,6 +41,7 @@ class CostLedger:
         # what the last picture of each model cost
         self._observed: dict[ModelId, Decimal] = {}
         self._unsettled: dict[str, Entry] = {}
+        self._unwritten: deque[Entry] = deque()
         self._settled: OrderedDict[str, Decimal] = OrderedDict()
         self._days: defaultdict[date, dict[tuple[ModelId, str], Spend]] = defaultdict(dict)
 
@@ -53,6 +54,7 @@ class CostLedger:
             self._sum_up(oldest, long_gone)
 
     def close(self) -> None:
+        self._write_unwritten()
         self._file.close()
 
     def sent(self, task_id: str, model: ModelId) -> None:
@@ -61,6 +63,7 @@ class CostLedger:
         Raises OSError where that cannot be written down; then it must not leave.
         """
         entry = Entry(task_id, model, None, self._today(), logs.key_id.get())
+        self._write_unwritten()
         self._file.append(entry)
         self._unsettled[task_id] = entry
 
@@ -75,10 +78,8 @@ class CostLedger:
         cost = self.price(sent.model) if cost_usd is None else cost_usd
         entry = replace(sent, cost_usd=cost)
         self._book(entry, cost)
-        try:
-            self._file.append(entry)
-        except OSError:
-            _log.exception("ledger_not_written", extra={"task_id": task_id})
+        self._unwritten.append(entry)
+        self._write_unwritten()
 
     def price(self, model: ModelId) -> Decimal:
         """The list price of one picture, in dollars."""
@@ -128,6 +129,16 @@ class CostLedger:
             ),
             Decimal(0),
         )
+
+    def _write_unwritten(self) -> None:
+        """Costs that the disk did not take are tried again with each that follows, in order."""
+        try:
+            while self._unwritten:
+                self._file.append(self._unwritten[0])
+                self._unwritten.popleft()
+        except OSError:
+            waiting = len(self._unwritten)
+            _log.exception("ledger_not_written", extra={"waiting": waiting})
 
     def _read(self, oldest: date) -> Iterator[str]:
         """Take every line in; the ids of settled tasks of days before `oldest`."""

@@ -18,6 +18,7 @@ from services.intake import decode
 from services.remover import cut_with, opaque
 from utils import heap
 from utils.png import encode_png
+from utils.spans import spanned
 
 _JPEG_QUALITIES = (95, 90, 80)
 _SHRINK = 0.8
@@ -50,6 +51,7 @@ class Copy:
     filled: tuple[int, int]
 
 
+@spanned("fit")
 def fit(image: SourceImage, limits: Limits) -> Copy:
     """A copy within the limits; transparency is laid on grey, small pictures are enlarged.
 
@@ -70,6 +72,7 @@ def _fitted(image: SourceImage, limits: Limits) -> Copy:
         scale *= _SHRINK
 
 
+@spanned("project")
 def project(image: SourceImage, copy: Copy, answer: Path) -> Cutout:
     """The answer's alpha over the picture's own pixels, its soft pixels freed of the background.
 

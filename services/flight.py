@@ -35,8 +35,11 @@ class Flight:
         self._masks: dict[ModelId, Mask] = {}
         # whose attempt can still be stopped
         self._stoppable: dict[ModelId, asyncio.Task[object]] = {}
-        # sent to a provider, or about to land: these end by themselves
+        # sent to a provider: only the end of the service stops these
+        self._sent: dict[ModelId, asyncio.Task[object]] = {}
+        # sent, or about to land: these end by themselves
         self._beyond: set[ModelId] = set()
+        self._winding_up = False
         self._verdict: Verdict | None = None
         self._work: asyncio.Task[None] | None = None
         self._bell = asyncio.Event()
@@ -91,6 +94,18 @@ class Flight:
 
     # What follows is the shotgun's side.
 
+    def wind_up(self, by: Deadline) -> None:
+        """The service ends: what has not answered lands at once, and the answer is due `by` then.
+
+        What has answered is still being kept, and lands by itself.
+        """
+        self._winding_up = True
+        self._deadline = min(self._deadline, by, key=lambda each: each.at)
+        for task in (*self._stoppable.values(), *self._sent.values()):
+            if not task.cancelling():
+                task.cancel()
+        self._bell.set()
+
     def is_carried_by(self, work: asyncio.Task[None]) -> None:
         """The task that does the work; when it ends, whatever way, so does the waiting."""
         self._work = work
@@ -99,7 +114,8 @@ class Flight:
     def sent(self, model: ModelId) -> None:
         """A task of this model leaves: from now on it may cost money, and nobody stops it."""
         self._beyond.add(model)
-        self._stoppable.pop(model, None)
+        if (task := self._stoppable.pop(model, None)) is not None:
+            self._sent[model] = task
 
     async def stoppable(self, model: ModelId, attempt: Awaitable[Outcome]) -> Outcome:
         """The outcome of an attempt, or of its being stopped."""
@@ -110,19 +126,29 @@ class Flight:
         try:
             outcome = await attempt
         except asyncio.CancelledError:
-            if self._verdict is None or model not in self._stoppable:
+            verdict = self._last_word(model)
+            if verdict is None:
                 raise
             task.uncancel()
-            return self._verdict(model, watch.ms())
+            return verdict(model, watch.ms())
         else:
             self._beyond.add(model)
             return outcome
         finally:
             self._stoppable.pop(model, None)
+            self._sent.pop(model, None)
 
     def verdict(self, model: ModelId) -> Outcome | None:
         """What becomes of a model whose turn comes after the others have been stopped."""
+        if self._winding_up:
+            return _interrupted(model, 0)
         return self._verdict(model, 0) if self._verdict else None
+
+    def _last_word(self, model: ModelId) -> Verdict | None:
+        """What becomes of a model whose attempt was stopped; None: it was not by us."""
+        if self._winding_up:
+            return _left_behind if model in self._sent else _interrupted
+        return self._verdict if model in self._stoppable else None
 
     def judge(self, model: ModelId, mask: Mask) -> None:
         """Keep what a model saw until the cascade has been decided."""
@@ -177,6 +203,21 @@ class Flight:
 def _abandoned(_: ModelId, latency_ms: int) -> Failed:
     words = "The client left before this model had finished."
     return Failed(FailureCode.CANCELLED, words, retryable=True, latency_ms=latency_ms)
+
+
+def _interrupted(_: ModelId, latency_ms: int) -> Failed:
+    words = "The service was stopped before this model had finished."
+    return Failed(FailureCode.CANCELLED, words, retryable=True, latency_ms=latency_ms)
+
+
+def _left_behind(_: ModelId, latency_ms: int) -> Failed:
+    words = (
+        "The service was stopped while the provider worked on this; it may have charged for it, "
+        "so it is not sent again."
+    )
+    return Failed(
+        FailureCode.PROVIDER_OUTCOME_UNKNOWN, words, retryable=False, latency_ms=latency_ms
+    )
 
 
 def _after(winner: ModelId) -> Verdict:

@@ -74,6 +74,7 @@ class Idempotency:
         self._claims = claims
         self._results = results
         self._dedupe_ttl = dedupe_ttl
+        self.answered = dict.fromkeys(Seen, 0)
 
     def concerns(self, key: str | None) -> bool:
         """Whether a request with this key, or with none, has to be identified at all."""
@@ -97,6 +98,8 @@ class Idempotency:
             ticket = _ticket(key, identity, kept=KEY_KEPT)
             turns = self._keyed(ticket, plan, twin)
         async with turns as turn:
+            if turn.seen is not None:
+                self.answered[turn.seen] += 1
             yield turn
 
     async def sweep(self) -> None:

@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import queue
+import resource
 import signal
 import socket
 import sys
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> None:
     _die_with(parent_pid)
     if kill_first:
         _be_killed_first()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # gigabytes, on a disk of five
     heap.tame()
     channel = socket.socket(fileno=channel_fd)
     Worker(channel, memory_fd).serve()

@@ -17,11 +17,13 @@ from utils import heap
 from utils.containers import read_header
 from utils.image_utils import read_pixels
 from utils.pictures import CutShort, Header, PictureError, UnknownFormat
+from utils.spans import spanned
 
 _PILLOW_PIXEL_BYTES = 4
 _FORMATS_HINT = "Send a PNG, JPEG, WebP, TIFF, BMP or GIF."
 
 
+@spanned("inspect")
 def inspect(path: Path, *, max_pixels: int | None = None) -> Header:
     """The header of a whole picture; the refusals come in the order of their cost.
 
@@ -46,6 +48,7 @@ def decode(path: Path, *, max_pixels: int) -> SourceImage:
     return read(path, inspect(path, max_pixels=max_pixels))
 
 
+@spanned("decode")
 def read(path: Path, header: Header) -> SourceImage:
     """The picture of a file that was inspected; CPU work as well."""
     with refusals():

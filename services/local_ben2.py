@@ -23,13 +23,14 @@ from models.inference import Device, Engine, RunPlan
 from models.schemas import Ben2Info, CardInfo, ModelId, ModelStatus
 from services.cuda import Cards, Seat
 from services.inference import GraphRefused, Tensor, estimated_bytes
-from services.inference_process import InferenceProcess
+from services.inference_process import InferenceProcess, InferenceStatus
 from services.local_rembg import Prediction, cut_out, network_input
 from services.remover import Availability, RemovalOptions
 from services.weight_sources import in_thread, sha256_of
 from services.workers import Workers
 from utils import memory
 from utils.clock import Deadline
+from utils.spans import spanned
 
 _log = logging.getLogger(__name__)
 
@@ -137,6 +138,9 @@ class LocalBen2:
         await options.place.take()
         return await self._workers.pixels(_cut_out_of, image, output)
 
+    def process(self) -> InferenceStatus:
+        return self._inference.status()
+
     async def info(self) -> Ben2Info:
         """What /ready tells; asks nvidia-smi where its last answer is old."""
         seen, now = await self._cards.look(), self._inference.status()
@@ -228,6 +232,7 @@ def prediction_of(output: Tensor) -> Prediction:
     return prediction
 
 
+@spanned("project")
 def _cut_out_of(image: SourceImage, output: Tensor) -> Cutout:
     """What is wrong with one answer is that picture's failure, not the file's."""
     try:

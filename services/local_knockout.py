@@ -6,6 +6,7 @@ from services.knockout import knock_out
 from services.remover import READY, Availability, RemovalOptions, multiply_alpha
 from services.workers import Workers
 from utils.clock import Deadline
+from utils.spans import spanned
 
 
 class LocalKnockout:
@@ -32,6 +33,7 @@ class LocalKnockout:
         return await self._workers.pixels(_cut, image, options)
 
 
+@spanned("knockout")
 def _cut(image: SourceImage, options: RemovalOptions) -> Cutout:
     found = knock_out(image.rgb, holes=options.holes)
     if image.alpha is None:

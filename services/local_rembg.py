@@ -33,6 +33,7 @@ from services.weights import WeightsStore
 from services.workers import Workers
 from utils import heap
 from utils.clock import Deadline
+from utils.spans import spanned
 
 _log = logging.getLogger(__name__)
 
@@ -279,6 +280,7 @@ def prediction_from(output: NDArray[np.float32], network: Network) -> Prediction
     return _sigmoid(prediction) if network.logits else prediction
 
 
+@spanned("network_input")
 def network_input(image: SourceImage, network: Colours) -> NDArray[np.float32]:
     """(1, 3, 1024, 1024) float32, normalised as the network was trained: 255 is 1.
 
@@ -297,6 +299,7 @@ def cut_out(image: SourceImage, prediction: Prediction) -> Cutout:
     return cut_with(image, mask, flags=flags)
 
 
+@spanned("project")
 def _cut_out_of(image: SourceImage, network: Network, output: NDArray[np.float32]) -> Cutout:
     return cut_out(image, prediction_from(output, network))
 

@@ -44,6 +44,7 @@ from services.taste import (
 )
 from utils import logs
 from utils.clock import utc_now
+from utils.spans import spanned
 from utils.tracking import Journal
 from utils.tracking_files import (
     archive_stems,
@@ -226,6 +227,7 @@ class Preferences:
         finally:
             os.close(found[0])
 
+    @spanned("pick")
     async def _pick(
         self, record: ShotRecord, asked: PreferenceParameters, shown: Sequence[ResultEntry]
     ) -> tuple[Preference, bool]:

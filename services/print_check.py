@@ -28,6 +28,7 @@ from services.print_plane import BLOCK, Plane, edge_table, is_sampled
 from services.print_size import PrintSize, free_size_for
 from services.print_softness import MOST_BLOCKS, EdgeMeter, Edges
 from services.records import visible_box
+from utils.spans import spanned
 
 UNIT_DPI = 300
 """Pixels of limits and measurements an inch."""
@@ -65,6 +66,7 @@ class Wish:
     garment: str | None = None
 
 
+@spanned("print_check")
 def check_print(art: Art, wish: Wish, limits: PrintLimits) -> PrintCheck:
     """The whole report. CPU work: call it in the pool.
 

@@ -28,6 +28,7 @@ from services.remote import KieModel, Provider, RemoteRemover, RunwareModel
 from services.remover import AbsentRemover, BackgroundRemover
 from services.runware_client import Pace as RunwarePace
 from services.runware_client import RunwareClient
+from services.scratch import Scratch
 from services.workers import Workers
 
 _log = logging.getLogger(__name__)
@@ -70,19 +71,19 @@ class Providers:
 
 @asynccontextmanager
 async def open_providers(
-    settings: ProviderSettings, *, workers: Workers, temp_dir: Path, data_dir: Path
+    settings: ProviderSettings, *, workers: Workers, scratch: Scratch, data_dir: Path
 ) -> AsyncIterator[Providers]:
     """Every paid model: connected where its key is set, else saying which key is missing."""
     async with AsyncExitStack() as stack:
         money = _money(settings, data_dir)
         stack.callback(money.ledger.close)
-        places = await _places(settings, stack)
+        places = await find_places(settings, stack)
         remote = partial(
             RemoteRemover,
             ledger=money.ledger,
             fetcher=_fetcher(settings, places),
             workers=workers,
-            temp_dir=temp_dir,
+            scratch=scratch,
         )
         yield Providers(
             {
@@ -203,7 +204,7 @@ def _prices(settings: ProviderSettings) -> dict[ModelId, Decimal]:
     return {model: settings.provider_prices.get(name, Decimal(0)) for model, name in names.items()}
 
 
-async def _places(settings: ProviderSettings, stack: AsyncExitStack) -> Places:
+async def find_places(settings: ProviderSettings, stack: AsyncExitStack) -> Places:
     """The settings' addresses, or those of a look-alike started for the key `sandbox`."""
     places = Places(
         settings.runware_url,

@@ -28,6 +28,7 @@ from services.standings import Standings
 from services.triage import Triage
 from utils.clock import Stopwatch, utc_now
 from utils.png import write_png
+from utils.spans import spanned
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class Shot:
         await self._standings.rank(within_s=within_s)
         await self._save()
 
+    @spanned("record")
     async def _save(self) -> None:
         """A full disk must not stop the other models: the answer still has the entry.
 
@@ -133,6 +135,7 @@ class Shot:
             _log.exception("record_not_saved", extra={"shot": self.request_id})
 
 
+@spanned("encode")
 def store_cutout(
     results: ResultStore,
     request_id: str,

@@ -6,7 +6,6 @@ Runware and Kie.ai differ in how they are asked (their clients) and in nothing e
 import asyncio
 import base64
 import logging
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -27,8 +26,10 @@ from services.fitting import Copy, Limits, fit, project
 from services.kie_client import KieClient
 from services.remover import Availability, RemovalOptions
 from services.runware_client import RunwareClient, new_task_id
+from services.scratch import Scratch
 from services.workers import Workers
 from utils.clock import Deadline
+from utils.spans import span, spanned
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class RemoteRemover:
     ledger: CostLedger
     fetcher: Fetcher
     workers: Workers
-    temp_dir: Path
+    scratch: Scratch
     timeout_s: float
     sandbox: bool
 
@@ -120,9 +121,10 @@ class RemoteRemover:
         options.on_sent()
         options.allowance.release(self.name)  # from here on the ledger counts it
         _log.info("paid_task", extra={"model": self.name, "task_id": task_id})
-        address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
-        with tempfile.TemporaryDirectory(dir=self.temp_dir) as folder:
-            answer = Path(folder) / "answer"
+        with span("remote"):
+            address = await self.provider.cut(copy, task_id=task_id, deadline=deadline)
+        async with self.scratch.new() as folder:
+            answer = folder / "answer"
             await _download(self.fetcher, address, answer, deadline)
             await place.take()
             cutout = await self.workers.pixels(project, image, copy, answer)
@@ -136,6 +138,7 @@ class RemoteRemover:
         )
 
 
+@spanned("fetch_result")
 async def _download(fetcher: Fetcher, address: str, into: Path, deadline: Deadline) -> None:
     """Fetch the result; that is free, so it is tried again while there is time."""
     failure: Exception | None = None

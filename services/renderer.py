@@ -57,6 +57,7 @@ from services.workers import Workers
 from utils.clock import Deadline, Stopwatch, utc_now
 from utils.pictures import Header
 from utils.png import rgba_strips, write_png
+from utils.spans import spanned
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class Renderer:
             OriginalNotKept: a brush shall restore what is not there.
             BadPicture, InvalidParameter: a mask that is no picture or has another shape, a size
                 that the cut-out cannot have, an impossible screen.
-            Overloaded, DeadlineExceeded, InsufficientMemory, InsufficientStorage.
+            Overloaded, InsufficientMemory, InsufficientStorage.
         """
         watch = Stopwatch()
         finish_of(asked)
@@ -304,6 +305,7 @@ def _check_shape(name: str, mask: Header, picture: Header) -> None:
         )
 
 
+@spanned("render")
 def _painted(work: _Work) -> tuple[Cutout, Painted]:
     """The cut-out with the brush applied, and its white made pure. Blocks."""
     brush = _brush(work)

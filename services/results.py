@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,7 +28,8 @@ from models.errors import FailureCode, InsufficientStorage, ResultNotFound
 from models.schemas import ModelId, ResultEntry, ResultError, ShotRecord
 from services.catalogue import PAID
 from services.room import Room, full_disk_said
-from utils.clock import utc_now
+from services.temp_folder import remove
+from utils.clock import earliest_now
 
 _log = logging.getLogger(__name__)
 
@@ -91,11 +92,13 @@ class ResultStore:
         self._records = records
         self._ttl = ttl
         self._record_ttl = record_ttl
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
         self._room = Room(folder, min_free_bytes)
         # the one asked for longest ago first; changed by the loop's thread and by the pool's
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._changing = threading.RLock()
+        # records whose latest state the disk did not take
+        self._unsaved: dict[str, ShotRecord] = {}
 
     def open(self) -> None:
         """Take up what an earlier process left; orphans and partial files are removed. Blocks."""
@@ -103,7 +106,7 @@ class ResultStore:
             folder.mkdir(parents=True, exist_ok=True)
         for partial in self._records.glob("*/*.part"):
             partial.unlink()
-        for path in sorted(self._folder.iterdir(), key=lambda each: each.stat().st_mtime):
+        for path in sorted(self._folder.iterdir(), key=lambda each: each.lstat().st_mtime):
             self._recover(path)
         self.sweep()
 
@@ -114,10 +117,15 @@ class ResultStore:
     def expires_at(self, created_at: datetime) -> datetime:
         return created_at + self._ttl
 
+    def held_bytes(self) -> int:
+        """What the pictures take that are here."""
+        with self._changing:
+            return sum(held.bytes for held in self._held.values())
+
     def holds(self, request_id: str) -> bool:
         """Whether the shot's pictures are here."""
         held = self._held.get(request_id)
-        return held is not None and held.expires_at > utc_now()
+        return held is not None and held.expires_at > earliest_now()
 
     async def create(self, record: ShotRecord) -> None:
         """Raises InsufficientStorage where the disk is full."""
@@ -129,7 +137,11 @@ class ResultStore:
         await asyncio.to_thread(self._keep_original, request_id, source)
 
     async def save(self, record: ShotRecord) -> None:
-        """Replace the record; one that was deleted meanwhile stays deleted."""
+        """Replace the record; one that was deleted meanwhile stays deleted.
+
+        Raises OSError where the disk refuses; the record is then read from memory, and written as
+        soon as the disk takes it.
+        """
         await asyncio.to_thread(self._save, record)
 
     async def record(self, request_id: str) -> ShotRecord:
@@ -170,11 +182,12 @@ class ResultStore:
         before = _size(path)
         digest, size = hashlib.sha256(), 0
         partial = path.with_suffix(".part")
-        with partial.open("wb") as file:
-            for piece in pieces:
-                digest.update(piece)
-                size += file.write(piece)
-        partial.replace(path)
+        with _gone_on_failure(partial):
+            with partial.open("wb") as file:
+                for piece in pieces:
+                    digest.update(piece)
+                    size += file.write(piece)
+            partial.replace(path)
         self._grow(request_id, size - before)
         return StoredPicture(path, size, digest.hexdigest())
 
@@ -185,8 +198,11 @@ class ResultStore:
     def write_soft(self, request_id: str, model: ModelId, pieces: Iterable[bytes]) -> None:
         """Keep a cut-out as it was before its edge was finished, for later renderings. Blocks."""
         path = self._soft(request_id, model)
-        with path.open("wb") as file:
-            file.writelines(pieces)
+        partial = path.with_suffix(".part")
+        with _gone_on_failure(partial):
+            with partial.open("wb") as file:
+                file.writelines(pieces)
+            partial.replace(path)
         self._grow(request_id, _size(path))
 
     async def untreated(self, request_id: str, model: ModelId) -> Path:
@@ -205,7 +221,7 @@ class ResultStore:
             self.check_room(size)
         except InsufficientStorage:
             return False
-        return size <= self._quota_bytes
+        return size <= self.quota_bytes
 
     async def keep_print(
         self, key: PrintKey, pieces: AsyncGenerator[bytes, None]
@@ -241,8 +257,9 @@ class ResultStore:
             raise _not_found(request_id)
 
     def sweep(self) -> None:
-        """Forget what has expired. Blocks."""
-        now = utc_now()
+        """Forget what has expired, and write what could not be written. Blocks."""
+        self._write_unsaved()
+        now = earliest_now()
         for request_id in [key for key, held in self._held.items() if held.expires_at <= now]:
             self._drop(request_id)
         oldest_s = (now - self._ttl - self._record_ttl).timestamp()
@@ -264,11 +281,15 @@ class ResultStore:
         return self._records / request_id[:2] / f"{request_id}.json"
 
     def _create(self, record: ShotRecord) -> None:
-        self._home(record.request_id).mkdir()
-        self._record(record.request_id).parent.mkdir(exist_ok=True)
-        with self._changing:
-            self._held[record.request_id] = _held(record)
-            self._write_record(record)
+        try:
+            self._home(record.request_id).mkdir()
+            self._record(record.request_id).parent.mkdir(exist_ok=True)
+            with self._changing:
+                self._held[record.request_id] = _held(record)
+                self._write_record(record)
+        except OSError:
+            self._drop(record.request_id)
+            raise
 
     def _keep_original(self, request_id: str, source: Path) -> None:
         """Linked, not copied; where it cannot be kept the shot is worth the same."""
@@ -286,23 +307,38 @@ class ResultStore:
             if not self._record(record.request_id).exists():
                 _log.info("record_deleted_meanwhile", extra={"shot": record.request_id})
                 return
-            self._write_record(record)
             if (held := self._held.get(record.request_id)) is not None:
                 held.running = record.status == "running"
+            # read from here until the disk takes it, or a finished shot would seem to run
+            self._unsaved[record.request_id] = record
+            self._write_record(record)
+            del self._unsaved[record.request_id]
 
     def _write_record(self, record: ShotRecord) -> None:
         path = self._record(record.request_id)
         partial = path.with_suffix(".part")
-        partial.write_text(_as_kept(record), encoding="utf-8")
-        partial.replace(path)
+        with _gone_on_failure(partial):
+            partial.write_text(_as_kept(record), encoding="utf-8")
+            partial.replace(path)
+
+    def _write_unsaved(self) -> None:
+        """Try again what the disk did not take; where it still refuses, the next sweep does."""
+        with self._changing, contextlib.suppress(OSError):
+            for request_id, record in list(self._unsaved.items()):
+                self._write_record(record)
+                del self._unsaved[request_id]
+                _log.info("record_saved_late", extra={"shot": request_id})
 
     def _read_record(self, request_id: str) -> ShotRecord | None:
-        try:
-            content = self._record(request_id).read_bytes()
-        except FileNotFoundError:
-            return None
-        record = ShotRecord.model_validate_json(content)
-        return record if record.expires_at + self._record_ttl > utc_now() else None
+        with self._changing:
+            record = self._unsaved.get(request_id)
+        if record is None:
+            try:
+                content = self._record(request_id).read_bytes()
+            except FileNotFoundError:
+                return None
+            record = ShotRecord.model_validate_json(content)
+        return record if record.expires_at + self._record_ttl > earliest_now() else None
 
     def _recover(self, path: Path) -> None:
         """Take up a folder left by an earlier process; what belongs to no record is removed."""
@@ -310,8 +346,8 @@ class ResultStore:
             record = self._read_record(path.name)
         except ValidationError:
             record = None
-        if record is None or not path.is_dir():
-            _remove(path)
+        if record is None or path.is_symlink() or not path.is_dir():
+            remove(path)
             return
         for partial in path.glob("*.part"):
             partial.unlink()
@@ -335,7 +371,7 @@ class ResultStore:
                 held.bytes += by
             total = sum(each.bytes for each in self._held.values())
             for other, each in list(self._held.items()):
-                if total <= self._quota_bytes:
+                if total <= self.quota_bytes:
                     return
                 if other != request_id and not each.running:
                     total -= each.bytes
@@ -346,10 +382,11 @@ class ResultStore:
         """The pictures go, the record stays."""
         with self._changing:
             self._held.pop(request_id, None)
-        _remove(self._home(request_id))
+        remove(self._home(request_id))
 
     def _delete(self, request_id: str) -> bool:
         with self._changing:
+            self._unsaved.pop(request_id, None)
             known = self._record(request_id).exists()
             self._record(request_id).unlink(missing_ok=True)
             self._drop(request_id)
@@ -359,6 +396,17 @@ class ResultStore:
 def _as_kept(record: ShotRecord) -> str:
     """The record as JSON, with its owner, which no answer shows."""
     return json.dumps({**record.model_dump(mode="json"), "owner": record.owner})
+
+
+@contextlib.contextmanager
+def _gone_on_failure(path: Path) -> Iterator[None]:
+    """Half a file takes room where there was none: it does not stay."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _appended(path: Path, piece: bytes) -> bool:
@@ -409,14 +457,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        partial = target.with_suffix(".part")
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _not_found(request_id: str) -> ResultNotFound:

@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before the work, and told of when it runs out all the same."""
+"""Room on the disk: asked for before the work, and told of when the disk refuses all the same."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import InsufficientStorage
+from models.errors import InsufficientStorage, ServiceError, StorageUnavailable
 from utils import disk
+
+_RETRY_AFTER_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,22 @@ def _mib(size: int) -> int:
 
 @contextmanager
 def full_disk_said(what: str) -> Iterator[None]:
-    """A full disk as InsufficientStorage; every other OSError passes."""
+    """A disk that refuses as InsufficientStorage or StorageUnavailable; another OSError passes."""
     try:
         yield
     except OSError as error:
-        if disk.is_full(error):
-            raise InsufficientStorage(f"There is no room left for {what}.") from error
+        if (refusal := refusal_of_disk(error, what)) is not None:
+            raise refusal from error
         raise
+
+
+def refusal_of_disk(error: OSError, what: str = "it") -> ServiceError | None:
+    """What to tell a caller of a disk that is full or cannot be used; None for anything else."""
+    if disk.is_full(error):
+        return InsufficientStorage(f"There is no room left for {what}.")
+    if disk.is_unusable(error):
+        return StorageUnavailable(
+            f"The disk for {what} cannot be written or read at the moment.",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    return None

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 
@@ -61,6 +62,8 @@ class _Task:
     frame: str
     done: asyncio.Future[Done]
     acknowledged: asyncio.Event = field(default_factory=asyncio.Event)
+    # whose it is: what the socket, which is everybody's, brings about it is logged under that
+    context: Context = field(default_factory=copy_context)
     sends: int = 0
     # errors that named no task and came right after this one was spoken of
     suspicions: int = 0
@@ -83,7 +86,7 @@ class RunwareClient:
     ) -> None:
         self._url = url
         self._api_key = api_key
-        self._settle = settle
+        self._tell_cost = settle
         self._pace = pace or Pace()
         self._tasks: dict[str, _Task] = {}
         self._session: str | None = None
@@ -127,7 +130,7 @@ class RunwareClient:
     def _start(self, task: _Task) -> None:
         """See that a socket is kept and that the task is followed until it is done or given up."""
         if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep_connected())
+            self._keeper = asyncio.create_task(self._keep_connected(), context=Context())
         poller = asyncio.create_task(self._follow(task))
         self._pollers.add(poller)
         poller.add_done_callback(self._pollers.discard)
@@ -289,6 +292,11 @@ class RunwareClient:
             case _:
                 return
 
+    def _settle(self, task_id: str, cost: Decimal | None) -> None:
+        task = self._tasks.get(task_id)
+        context = Context() if task is None else task.context
+        context.run(self._tell_cost, task_id, cost)
+
     def _take_refusal(self, task_id: str, error: RemoverError) -> None:
         """The task's end; but once it is taken, "too often" can only mean our questions."""
         task = self._tasks.get(task_id)
@@ -313,7 +321,8 @@ class RunwareClient:
         given up, its outcome unknown; the others go on. A hopeless error ends them all.
         """
         error, suspect = _error(refusal), self._spoken_of
-        _log.warning("runware_unrouted_error", extra={"code": refusal.code})
+        context = Context() if suspect is None else suspect.context
+        context.run(_log.warning, "runware_unrouted_error", extra={"code": refusal.code})
         if error.code in HOPELESS:
             raise error
         if suspect is None:

@@ -21,9 +21,11 @@ from typing import Any, Protocol
 from models.errors import (
     CircuitOpen,
     FailureCode,
+    InsufficientStorage,
     NoModelAvailable,
     RemoverError,
     RemoverUnavailable,
+    StorageUnavailable,
 )
 from models.images import Cutout, SourceImage
 from models.outcomes import Failed, Outcome, Skipped, SkipReason, Succeeded, cost_of
@@ -52,11 +54,13 @@ from services.recent_errors import ErrorRing
 from services.records import Shot, Stored, store_cutout
 from services.remover import BackgroundRemover, RemovalOptions
 from services.results import ResultStore
+from services.room import refusal_of_disk
 from services.standings import Standings
 from services.triage import Triage, look_at, not_needed
 from services.workers import Workers
 from utils.clock import Deadline, Stopwatch, utc_today
 from utils.pictures import Header
+from utils.spans import span
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +125,9 @@ class Shotgun:
         taste: Taste | None = None,
         print_limits: PrintLimits | None = None,
         recent_errors: ErrorRing | None = None,
+        tell: Callable[[ModelId, Outcome], None] = lambda *_: None,
     ) -> None:
+        self._tell = tell
         self._recent_errors = recent_errors or ErrorRing()
         self._print_limits = print_limits or PrintLimits()
         self._budgets = budgets
@@ -134,6 +140,8 @@ class Shotgun:
         self._model_timeout_s = model_timeout_s
         # strong references: asyncio keeps only weak ones to running tasks
         self._running: set[asyncio.Task[None]] = set()
+        self._flights: dict[Flight, asyncio.Task[None]] = {}
+        self._winding_up_by: Deadline | None = None
         self._latencies = {model: _latencies() for model in removers}
 
     async def fire(self, source: Path, plan: Plan) -> ShotRecord:
@@ -153,7 +161,8 @@ class Shotgun:
             BadPicture: the file is not a picture we can work on.
             NoModelAvailable: every model would be skipped.
             BudgetExhausted: the same, and for some of them only the money is missing.
-            Overloaded, InsufficientStorage, DeadlineExceeded: the house is full.
+            Overloaded, InsufficientStorage: the house is full.
+            Draining: the service is being stopped.
             SessionExhausted: a browser session has no shot left.
             InsufficientMemory: the picture is too large for the memory there is.
         """
@@ -186,6 +195,7 @@ class Shotgun:
             places = Places(takes.at_once, self._diminishing(seat, header, plan, takes))
             work = self._spawn(self._work(flight, image, plan, places, stack.pop_all()))
             flight.is_carried_by(work)
+            self._follow(flight, work)
         return flight
 
     async def again(self, request_id: str) -> ShotRecord:
@@ -200,6 +210,22 @@ class Shotgun:
         seen, today = self._latencies[model], utc_today()
         of_today = _percentiles([ms for day, ms in seen if day == today])
         return LatencyInfo(**dict(_percentiles([ms for _, ms in seen])), today=of_today)
+
+    @property
+    def under_way(self) -> int:
+        """How many shots have models that have not landed."""
+        return len(self._flights)
+
+    def wind_up(self, by: Deadline) -> None:
+        """Have every shot land as it stands, also those that are just beginning; see Flight."""
+        self._winding_up_by = by
+        for flight in tuple(self._flights):
+            flight.wind_up(by)
+
+    async def settled(self) -> None:
+        """Wait until no shot is under way."""
+        while self._flights:
+            await asyncio.wait(self._flights.values())
 
     async def close(self) -> None:
         """Stop what still runs; its entries are marked as interrupted at the next start."""
@@ -247,6 +273,12 @@ class Shotgun:
 
     async def _look(self, image: SourceImage, plan: Plan) -> Triage | None:
         return None if plan.triage is TriageMode.OFF else await self._workers.pixels(look_at, image)
+
+    def _follow(self, flight: Flight, work: asyncio.Task[None]) -> None:
+        self._flights[flight] = work
+        work.add_done_callback(lambda _: self._flights.pop(flight))
+        if self._winding_up_by is not None:
+            flight.wind_up(self._winding_up_by)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -348,12 +380,14 @@ class Shotgun:
             )
             if outcome is None:
                 attempt = self._attempt(flight, image, plan, model, place)
-                outcome = await flight.stoppable(model, attempt)
+                with span("model", model=model):
+                    outcome = await flight.stoppable(model, attempt)
             caller.get().charge(cost_of(outcome))
             stored: Stored | None = None
             if isinstance(outcome, Succeeded):
                 self._latencies[model].append((utc_today(), outcome.latency_ms))
                 outcome, stored = await self._keep(flight.request_id, model, outcome, plan)
+        self._tell(model, outcome)
         if isinstance(outcome, Failed):
             self._recent_errors.note_failure(model, outcome.code)
         await flight.land(model, outcome, stored)
@@ -419,13 +453,15 @@ class Shotgun:
     ) -> tuple[Outcome, Stored | None]:
         """Write the cut-out; a disk that refuses is this model's failure and nobody else's."""
         write = partial(store_cutout, self._results, request_id, model)
-        try:
-            stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
-        except OSError as error:
-            return _failure(error, model=model, latency_ms=outcome.latency_ms), None
-        if plan.check is None:
-            return outcome, stored
-        checked = await self._checked(model, outcome.cutout, plan.check)
+        with span("store", model=model):
+            try:
+                stored = await self._workers.pixels(write, outcome.cutout, plan.edge)
+            except OSError as error:
+                failed = _failure(error, model=model, latency_ms=outcome.latency_ms)
+                return replace(failed, cost_usd=outcome.cutout.cost_usd), None
+            if plan.check is None:
+                return outcome, stored
+            checked = await self._checked(model, outcome.cutout, plan.check)
         return outcome, replace(stored, print_check=checked)
 
     async def _checked(self, model: ModelId, cutout: Cutout, wish: Wish) -> PrintCheck | None:
@@ -452,6 +488,8 @@ def _percentiles(seen_ms: list[int]) -> Percentiles:
 
 def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
     """What went wrong, in the vocabulary of the record."""
+    if isinstance(error, OSError):
+        error = refusal_of_disk(error) or error
     match error:
         case RemoverError():
             return Failed(error.code, error.message, error.retryable, latency_ms, error.cost_usd)
@@ -459,6 +497,10 @@ def _failure(error: Exception, *, model: ModelId, latency_ms: int) -> Failed:
             code, text, again = FailureCode.PROVIDER_TIMEOUT, "did not finish in time", True
         case MemoryError():
             code, text, again = FailureCode.INSUFFICIENT_MEMORY, "ran out of memory", True
+        case InsufficientStorage():
+            code, text, again = FailureCode.INSUFFICIENT_STORAGE, "found the disk full", True
+        case StorageUnavailable():
+            code, text, again = FailureCode.STORAGE_UNAVAILABLE, "could not use the disk", True
         case _:
             _log.error("model_crashed", extra={"model": model}, exc_info=error)
             code, text, again = FailureCode.MODEL_CRASHED, "stopped with an error", False

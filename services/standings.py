@@ -13,6 +13,7 @@ from models.schemas import ModelId, ResultEntry, ShotRecord
 from services.evidence import small_picture
 from services.ranking import DEFAULT_PRIORS, UNRANKED, Candidates, Verdict, rank
 from services.workers import Workers
+from utils.spans import spanned
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Standings:
             }
         )
 
+    @spanned("rank")
     def _judge(
         self, masks: dict[ModelId, Pixels], flags: dict[ModelId, frozenset[Flag]]
     ) -> Verdict:

@@ -19,6 +19,7 @@ from models.outcomes import Skipped, SkipReason
 from models.schemas import ModelId
 from services.catalogue import PAID
 from services.checkerboard import Board, find_board
+from utils.spans import spanned
 
 Mask: TypeAlias = NDArray[np.bool_]
 
@@ -71,6 +72,7 @@ class Triage:
         return _NOTES.get(self.kind)
 
 
+@spanned("triage")
 def look_at(image: SourceImage) -> Triage:
     """The kind of a picture. CPU work of milliseconds: call it in the pool."""
     small = _reduced(image)

@@ -46,6 +46,7 @@ from utils.rows import (
     open_picture,
     spilled_bytes,
 )
+from utils.spans import span, spanned
 from utils.tiff_writer import TiffWriter, deflate_strip
 
 T = TypeVar("T")
@@ -163,6 +164,7 @@ class Upscaler:
         heap.keep(_REUSED_BYTES, idle_bytes=_IDLE_BYTES)
         self.pace = Pace()
 
+    @spanned("enlarge_open")
     async def open(
         self, path: Path, asked: UpscaleParameters, *, scratch: Path, box: Box | None = None
     ) -> Enlargement:
@@ -194,6 +196,7 @@ class Upscaler:
         """Its strips in order, with the row above each, for who makes something else of them."""
         return self._strips(work, work.finished)
 
+    @spanned("enlarge_write")
     async def write(self, work: Enlargement, *, deadline: Deadline) -> Path:
         """A TIFF or WebP, which no stream can be: a file in the enlargement's scratch.
 
@@ -372,7 +375,8 @@ class Upscaler:
     async def _timed(self, encode: Callable[[Strip, Pixels], T], strip: Strip, window: Pixels) -> T:
         def work() -> tuple[T, int]:
             watch = Stopwatch()
-            return encode(strip, window), watch.ms()
+            with span("enlarge_strip"):
+                return encode(strip, window), watch.ms()
 
         encoded, ms = await self._workers.strips(work)
         self.pace.note(len(strip.rows) * strip.resizing.width, ms)

@@ -13,6 +13,8 @@ import random
 import secrets
 import ssl
 import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -30,6 +32,7 @@ from services.fetcher import (
     public_trust,
     resolve,
 )
+from utils.spans import spanned, traceparent
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ _PLACE = ("https", 443)
 @dataclass(frozen=True, slots=True)
 class _Event:
     id: str
+    shot: str
     body: bytes
 
 
@@ -90,6 +94,14 @@ class Webhooks:
         self._trust = ssl_context or public_trust()
         self._under_way: set[asyncio.Task[None]] = set()
         self._posting = asyncio.Semaphore(_AT_ONCE)
+        self.ended: Counter[str] = Counter()  # delivered, given_up, dropped
+        self.failed_tries = 0
+        self._hurried = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries under way or to be tried again."""
+        return len(self._under_way)
 
     async def check(self, url: str | None) -> None:
         """Refuse what could never be posted, before anything is spent on the shot.
@@ -116,7 +128,8 @@ class Webhooks:
         """Post the record in the background; `url` was checked. Needs a running event loop."""
         event = _event(record)
         if len(self._under_way) >= self._most_waiting:
-            _log.error("webhook_dropped", extra={"webhook": event.id})
+            self.ended["dropped"] += 1
+            _log.error("webhook_dropped", extra={"webhook": event.id, "shot": event.shot})
             return
         task = asyncio.create_task(self._deliver(httpx.URL(url), event))
         self._under_way.add(task)
@@ -126,8 +139,14 @@ class Webhooks:
         """Wait until every delivery has arrived or been given up."""
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
+    def hurry(self) -> None:
+        """The service ends: what has not arrived has its next try at once, and no other."""
+        self._hurried.set()
+
     async def close(self) -> None:
         """Stop; what has not arrived by now never does."""
+        if self._under_way:
+            _log.error("webhooks_abandoned", extra={"count": len(self._under_way)})
         for task in self._under_way:
             task.cancel()
         await self.settled()
@@ -161,22 +180,38 @@ class Webhooks:
     async def _deliver(self, url: httpx.URL, event: _Event) -> None:
         for attempt in range(TRIES):
             if attempt:
-                await asyncio.sleep(self._wait_s(attempt))
+                await self._pause(attempt)
+            is_last = self._hurried.is_set()
             async with self._posting:
                 verdict, why = await self._post(url, event)
-            facts = {"webhook": event.id, "host": host_of(url), "attempt": attempt + 1, "why": why}
+            facts = {
+                "webhook": event.id,
+                "shot": event.shot,
+                "host": host_of(url),
+                "attempt": attempt + 1,
+                "why": why,
+            }
             if verdict is _Verdict.DELIVERED:
+                self.ended["delivered"] += 1
                 _log.info("webhook_delivered", extra=facts)
                 return
+            self.failed_tries += 1
             _log.warning("webhook_not_taken", extra=facts)
-            if verdict is _Verdict.HOPELESS:
-                return
-        _log.error("webhook_given_up", extra={"webhook": event.id, "host": host_of(url)})
+            if is_last or verdict is _Verdict.HOPELESS:
+                break
+        self.ended["given_up"] += 1
+        _log.error("webhook_given_up", extra={**facts, "attempt": attempt + 1})
+
+    async def _pause(self, attempt: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wait_s(attempt)):
+                await self._hurried.wait()
 
     def _wait_s(self, attempt: int) -> float:
-        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # not a secret
+        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311  # nosec B311  # not a secret
         return float(_FIRST_WAIT_S * _FACTOR ** (attempt - 1) * spread * self._pace)
 
+    @spanned("webhook")
     async def _post(self, url: httpx.URL, event: _Event) -> tuple[_Verdict, str]:
         """One try, and what became of it in a word."""
         try:
@@ -210,7 +245,9 @@ class Webhooks:
     def _headers(self, event: _Event) -> dict[str, str]:
         """Stamped at each try, so that a receiver may refuse what is old."""
         timestamp = str(int(time.time()))
+        trace = traceparent()
         return {
+            **({} if trace is None else {"traceparent": trace}),
             "Content-Type": "application/json",
             "User-Agent": "dtf-image-service-webhook",
             "X-Webhook-Id": event.id,
@@ -235,7 +272,7 @@ def _event(record: ShotRecord) -> _Event:
         "request_id": record.request_id,
         "record": record.model_dump(mode="json", exclude_none=True),
     }
-    return _Event(event_id, json.dumps(content, separators=(",", ":")).encode())
+    return _Event(event_id, record.request_id, json.dumps(content, separators=(",", ":")).encode())
 
 
 def _refused(why: str) -> InvalidParameter:

@@ -21,6 +21,8 @@ from config import GROUPS, Settings
 from main import create_app
 from models.schemas import ModelId
 from services.remover import BackgroundRemover
+from tests import leaks
+from tests.leaks import pytest_runtest_makereport  # noqa: F401  # a hook of every test
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
@@ -49,7 +51,9 @@ def make_settings(temp_dir: Path, **overrides: object) -> Settings:
         for name, group in GROUPS.items()
     }
     assert not chosen, f"no such settings: {sorted(chosen)}"
-    return Settings.model_validate(groups)
+    settings = Settings.model_validate(groups)
+    leaks.remember(settings, overrides.get("api_keys"))
+    return settings
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from tests.documents import blocks
 PAGE = ROOT / "docs" / "API.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 CONTENTS = TEXT.partition("## Contents")[2].partition("\n## ")[0]
-OF_EVERY_ROUTE = {
-    *("missing_key", "invalid_key", "not_allowed"),
-    *("rate_limited", "unknown_host", "internal_error"),
+REFUSED_AT_THE_DOOR = {"missing_key", "invalid_key", "not_allowed"}
+OF_EVERY_ROUTE = REFUSED_AT_THE_DOOR | {
+    *("rate_limited", "unknown_host"),
+    *("internal_error", "storage_unavailable"),
 }
 DOCUMENT = create_app(make_settings(Path("never-opened"))).openapi()
 ROUTES = [

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Self
 
+_STARTED_S = time.time() - time.monotonic()
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -40,6 +42,30 @@ class Stopwatch:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def earliest_now_s() -> float:
+    """Seconds since 1970, at the earliest: by which what is kept for a time has not passed it.
+
+    When the system's clock is set, nobody here knows whether it was wrong before or is wrong now.
+    So what must not be lost is kept until both have come: the moment by the clock as it is, and by
+    the clock as it was at start with what has passed since then.
+    """
+    return min(time.time(), _elapsed_now_s())
+
+
+def latest_now_s() -> float:
+    """Seconds since 1970, at the latest: by which what is granted for a time has passed it."""
+    return max(time.time(), _elapsed_now_s())
+
+
+def earliest_now() -> datetime:
+    """`earliest_now_s` as a moment in UTC."""
+    return datetime.fromtimestamp(earliest_now_s(), UTC)
+
+
+def _elapsed_now_s() -> float:
+    return _STARTED_S + time.monotonic()
 
 
 def utc_today() -> date:

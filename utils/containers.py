@@ -69,20 +69,34 @@ def _walk(file: FileBytes, *, name: str) -> Header:
         raise
 
 
+def _check_frames(count: int) -> None:
+    """Only the first frame is used, but libwebp lists them all (140 bytes each) before it."""
+    if count > MOST_FRAMES:
+        raise CorruptPicture("the file has too many frames")
+
+
 # --- PNG third edition, 5 and 11
 
 
 def _walk_png(file: FileBytes) -> Header:
     """Chunks to IEND; the checksums of those that make pixels are compared."""
+    if len(file) < 33:
+        raise CutShort("the PNG ends inside its header")
     if file[12:16] != b"IHDR":
         raise CorruptPicture("a PNG opens with IHDR")
     width, height, depth = struct.unpack(">IIB", file[16:25])
     spans: list[Span] = [(0, 8)]
     extras: dict[bytes, bytes] = {}
     complete = False
+    frames = 0
+    palette = False
     transparent = file[25] in _PNG_WITH_ALPHA
     before, colours = b"", 0
     for kind, start, stop in _png_chunks(file):
+        frames += kind == b"fcTL"
+        palette = palette or kind == b"PLTE"
+        if kind == b"IDAT" and file[25] == 3 and not palette:
+            raise CorruptPicture("the PNG has no palette")
         if kind in _PNG_PIXEL_CHUNKS:
             _check_png_order(kind, before=before, at_once=spans[-1][1] == start)
             _check_crc(file, start=start, stop=stop)
@@ -97,6 +111,7 @@ def _walk_png(file: FileBytes) -> Header:
             extras.setdefault(kind, file[start + 8 : stop - 4])
         transparent = transparent or kind == b"tRNS"
         complete = kind == b"IEND"
+    _check_frames(frames)
     return Header(
         format="PNG",
         width=width,
@@ -121,7 +136,7 @@ def _png_pixel_bytes(file: FileBytes) -> int:
 def _png_chunks(file: FileBytes) -> Iterator[tuple[bytes, int, int]]:
     """(type, start, stop) of each whole chunk up to IEND, length field and checksum included."""
     start = 8
-    for _ in range(_MOST_BLOCKS):
+    for _ in range(_MOST_CHUNKS):
         stop = start + 12 + int.from_bytes(file[start : start + 4], "big")
         if stop > len(file):
             return
@@ -187,15 +202,23 @@ def _joined(spans: list[Span]) -> tuple[Span, ...]:
 
 
 def _walk_jpeg(file: FileBytes) -> Header:
-    """Marker segments, each scan's entropy-coded bytes, EOI."""
+    """Marker segments, each scan's entropy-coded bytes, EOI.
+
+    A block of 64 coefficients has a Huffman code for its DC and, unless later scans bring the rest,
+    one for its end: so many bits at least. Readers fill in what is missing with grey, for as many
+    pixels as a header of 20 bytes may promise.
+    """
     spans: list[Span] = []
     frame = b""
     orientation = 1
-    scans = 0
+    scans = coded = 0
     progressive = complete = False
     for marker, start, stop in _jpeg_segments(file):
         segment = file[start + 4 : stop] if marker else b""
         scans += marker == 0xDA
+        coded += 0 if marker else stop - start
+        if marker in _JPEG_ARITHMETIC:
+            raise CorruptPicture("arithmetic coding is not read")
         if marker in _JPEG_FRAMES:
             frame = frame or segment
             progressive = marker not in _JPEG_SEQUENTIAL
@@ -205,6 +228,11 @@ def _walk_jpeg(file: FileBytes) -> Header:
             spans.append((start, stop))
         complete = marker == 0xD9
     height, width = struct.unpack(">HH", frame[1:5])
+    coefficients = _jpeg_coefficients(frame)
+    held_bytes = 2 * coefficients if progressive or scans > 1 else 0
+    if held_bytes and scans * coefficients > _MOST_SCANNED:
+        raise CorruptPicture("the JPEG has too many scans for its size")
+    complete = complete and 8 * coded >= coefficients // 64 * (1 if progressive else 2)
     return Header(
         format="JPEG",
         width=width,
@@ -213,19 +241,19 @@ def _walk_jpeg(file: FileBytes) -> Header:
         orientation=orientation,
         spans=_joined(spans),
         by_rows=True,
-        held_bytes=_jpeg_coefficient_bytes(frame) if progressive or scans > 1 else 0,
+        held_bytes=held_bytes,
         may_have_alpha=False,
     )
 
 
-def _jpeg_coefficient_bytes(frame: bytes) -> int:
-    """What libjpeg keeps of a picture of several scans: 16 bits a sample, as subsampled."""
+def _jpeg_coefficients(frame: bytes) -> int:
+    """As many as samples, as subsampled; libjpeg keeps 16 bits of each if there are many scans."""
     height, width, count = struct.unpack(">HHB", frame[1:6])
     factors = [(each >> 4, each & 15) for each in frame[7 : 6 + 3 * count : 3]]
     across = max((h for h, _ in factors), default=1) or 1
     down = max((v for _, v in factors), default=1) or 1
     samples = width * height * sum(h * v for h, v in factors) // (across * down)
-    return 2 * int(samples)
+    return int(samples)
 
 
 def _jpeg_segments(file: FileBytes) -> Iterator[tuple[int, int, int]]:
@@ -260,9 +288,10 @@ def _next_marker(file: FileBytes, *, at: int) -> int:
 
 
 def _walk_webp(file: FileBytes) -> Header:
-    """The canvas of the first chunk, the RIFF size against the file's."""
+    """The canvas of the first chunk, the RIFF size against the file's; frames are counted."""
     (size,) = struct.unpack("<I", file[4:8])
     width, height = _WEBP_SIZES[file[12:16]](file)
+    _check_frames(sum(kind == b"ANMF" for kind in _webp_chunks(file, stop=size + 8)))
     complete = len(file) >= size + 8
     return Header(
         format="WEBP",
@@ -275,10 +304,22 @@ def _walk_webp(file: FileBytes) -> Header:
     )
 
 
+def _webp_chunks(file: FileBytes, *, stop: int) -> Iterator[bytes]:
+    """The type of each chunk; they are padded to even lengths."""
+    at = 12
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > min(stop, len(file)):
+            return
+        kind, size = struct.unpack("<4sI", file[at : at + 8])
+        yield kind
+        at += 8 + size + size % 2
+    raise CorruptPicture("the WebP has too many chunks")
+
+
 def _vp8_size(file: FileBytes) -> tuple[int, int]:
+    width, height = struct.unpack("<HH", file[26:30])
     if file[23:26] != b"\x9d\x01\x2a":
         raise CorruptPicture("the WebP's VP8 frame has no start code")
-    width, height = struct.unpack("<HH", file[26:30])
     return width & 0x3FFF, height & 0x3FFF
 
 
@@ -321,6 +362,7 @@ def _walk_gif(file: FileBytes) -> Header:
         if kind == 0x2C:
             frames.append(struct.unpack("<HHHH", file[at + 1 : at + 9]))
         complete = kind == 0x3B
+        _check_frames(len(frames))
     if complete and not frames:
         raise CorruptPicture("the GIF has no frame")
     left, top, wide, high = frames[0] if frames else (0, 0, 0, 0)
@@ -402,11 +444,17 @@ def _iso_boxes(file: FileBytes) -> tuple[bool, bytes]:
 
 
 _MIB = 1 << 20
+MOST_FRAMES = 4096
+"""Of an animation; a TIFF has as many pages."""
 # bounds on what a hostile 100 MiB file can make the walkers loop over; real files stay far below
 _MOST_BLOCKS = 1 << 20
 _MOST_BOXES = 4096
+_MOST_CHUNKS = 1 << 17  # 100 MiB in chunks of a kilobyte; libpng's own are eight times as large
 _MOST_SEGMENTS = 1 << 16
-_MOST_SCANS = 128  # a progressive JPEG has about ten; each costs a pass over all its pixels
+_MOST_SCANS = 128
+# A progressive JPEG has about ten scans, and each is a pass over the coefficients it covers though
+# it hold no bit. 64 million of them in 100 scans took 5 s; ten scans of 256 megapixels remain.
+_MOST_SCANNED = 5_000_000_000
 
 _PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 # bytes a pixel that libwebp and libvips hold between them (8.1 measured, lossy and lossless)
@@ -416,6 +464,7 @@ _PNG_CHANNELS = {0: 2, 2: 4, 4: 2}
 _PNG_WITH_ALPHA = (4, 6)
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_SEQUENTIAL = {0xC0, 0xC1}
+_JPEG_ARITHMETIC = {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 # APP1 and APP3 to APP13, comments; APP0 (JFIF), APP2 (ICC) and APP14 (Adobe's inks) tell colour
 _JPEG_METADATA = {0xE1, *range(0xE3, 0xEE), 0xEF, 0xFE}
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

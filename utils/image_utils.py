@@ -36,6 +36,7 @@ from PIL import (
 
 from utils.colour import Bytes8, Colour, is_srgb, profile_name, white_of
 from utils.pictures import CorruptPicture, CutShort, Header, PictureError, Span
+from utils.png_rows import check_rows
 from utils.tiff import exif_orientation
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ def _classified(error: Exception, *, name: str) -> PictureError:
 
 def _decode(file: IO[bytes], *, header: Header) -> tuple[Bytes8, Bytes8 | None]:
     with _reader(file, header=header) as picture:
+        if header.format == "PNG" and _ends_in_zeros(picture):
+            check_rows(file)
         key = picture.info.pop("transparency", None)
         orientation = header.orientation or exif_orientation(picture.info.get("exif") or b"")
         colour = Colour.of(
@@ -191,6 +194,12 @@ def _decode(file: IO[bytes], *, header: Header) -> tuple[Bytes8, Bytes8 | None]:
             if mask is not None:
                 as_stored(mask, orientation=orientation)[rows] = alpha.pixels(strip)
     return rgb, mask if mask is not None and mask.min() < 255 else None
+
+
+def _ends_in_zeros(picture: Image.Image) -> bool:
+    """Whether the last row may be one that was never there: many a cut-out's is zero as well."""
+    last = picture.crop((0, picture.height - 1, picture.width, picture.height))
+    return not any(last.tobytes())
 
 
 def _strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:

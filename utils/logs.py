@@ -5,8 +5,10 @@ names never belong there.
 """
 
 import logging
+import re
 import sys
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -15,11 +17,14 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 key_id: ContextVar[str] = ContextVar("key_id", default="open")
 """Whose API key the request came with, by its id; `open` where the service asks for none."""
 
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
+"""Of the caller's own trace, where it told of one, else of the trace that we export."""
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "message": "event"}
 _LEFT_OUT = [*RESERVED_ATTRS, "color_message"]  # uvicorn adds its line a second time, coloured
-# they log whole addresses, headers or frames: keys and pictures
-_TALKATIVE = ("httpx", "httpcore", "websockets", "python_multipart")
+# they log whole addresses, headers, frames or metadata: keys and pictures
+_TALKATIVE = ("httpx", "httpcore", "websockets", "python_multipart", "PIL", "pyvips", "urllib3")
 _UVICORN = ("uvicorn", "uvicorn.error")
 
 
@@ -47,4 +52,31 @@ def _stamp_request_id(record: logging.LogRecord) -> bool:
     if (current := request_id.get()) is not None:
         record.request_id = current
         record.key_id = key_id.get()
+    if (trace := trace_id.get()) is not None:
+        record.trace_id = trace
     return True
+
+
+class Parent(NamedTuple):
+    """The step of a caller's trace that a request came of, as the W3C's Trace Context tells it."""
+
+    trace_id: str
+    span_id: str
+    flags: int
+
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+
+
+_TRACEPARENT = re.compile(
+    "(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
+
+
+def parent_from(traceparent: str) -> Parent | None:
+    """What a `traceparent` header says; None for one that says nothing valid."""
+    told = _TRACEPARENT.fullmatch(traceparent.strip())
+    if told is None:
+        return None
+    return Parent(told[1], told[2], int(told[3], 16) & 1)

@@ -25,8 +25,6 @@ from utils.tiff import exif_orientation
 
 Box: TypeAlias = tuple[int, int, int, int]
 
-pyvips.cache_set_max(0)  # its cache of operations would keep files open that are long deleted
-
 EXCERPT = "excerpt"
 RAW_ROWS = "rows"
 
@@ -304,3 +302,22 @@ _HARMLESS_BYTES = 64
 _WHOLE_PIXEL_BYTES = 12
 _BASE_MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _LOADERS = {"PNG": "pngload", "JPEG": "jpegload", "TIFF": "tiffload", "WEBP": "webpload"}
+# libvips' own names of these, reading a file by its path
+_LOADER_TYPES = tuple(f"VipsForeignLoad{name}File" for name in ("Png", "Jpeg", "Tiff", "Webp"))
+
+
+def _confine_libvips() -> None:
+    """Close every way of reading and writing files but those four: SVG, PDF, raw, CSV and the like.
+
+    For the whole process, and whatever else a build of libvips brings: a list of what is allowed,
+    on top of libvips' own list of what it does not trust.
+    """
+    pyvips.cache_set_max(0)  # its cache of operations would keep files open that are long deleted
+    pyvips.block_untrusted_set(state=True)
+    for kind in ("VipsForeignLoad", "VipsForeignSave"):
+        pyvips.operation_block_set(kind, state=True)
+    for loader in _LOADER_TYPES:
+        pyvips.operation_block_set(loader, state=False)
+
+
+_confine_libvips()

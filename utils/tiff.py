@@ -17,6 +17,7 @@ def walk_tiff(file: FileBytes) -> Header:
     """The first page's fields; every page must lie within the file."""
     tiff = _Tiff.of(file)
     page = tiff.first_page()
+    page.check_counts()
     return Header(
         format="TIFF",
         orientation=_known_orientation(page.number(0x112, default=1)),
@@ -71,14 +72,23 @@ def _known_orientation(value: int) -> int:
 
 
 def _are_whole(tiff: "_Tiff", *, at: int) -> bool:
-    """Whether the pages from an offset on lie within the file; a chain that loops ends there."""
+    """Whether the pages from an offset on lie within the file; a chain that loops ends there.
+
+    Raises CorruptPicture where all pages together have more fields or values than real ones: pages
+    may lie over one another, so that a small file can hold work for hours.
+    """
     seen: set[int] = set()
-    while at and at not in seen and len(seen) < _MOST_PAGES:
+    fields = values = 0
+    while at and at not in seen:
         seen.add(at)
         try:
             page = tiff.page(at)
         except IndexError:
             return False
+        fields += page.entries
+        values += page.count_of_ranges()
+        if len(seen) >= _MOST_PAGES or fields > _MOST_FIELDS_IN_ALL or values > _MOST_VALUES:
+            raise CorruptPicture("the TIFF has too many pages")
         if not page.is_whole():
             return False
         at = page.next_at
@@ -116,7 +126,7 @@ class _Tiff:
         after = first + count * entry_bytes
         entries = range(first, after, entry_bytes)
         fields = {self.whole(entry, size=2): self.field(entry) for entry in entries}
-        return _Page(self, fields, self.offset(after))
+        return _Page(self, fields, self.offset(after), count)
 
     def field(self, at: int) -> "_Field":
         """The field whose entry is there: short values lie in the entry, others elsewhere."""
@@ -126,7 +136,7 @@ class _Tiff:
         value_bytes = count * _VALUE_BYTES.get(kind, 1)
         if value_bytes > self.offset_bytes:
             value_at = self.offset(value_at)
-        return _Field(kind, value_at, value_at + value_bytes)
+        return _Field(kind, count, value_at, value_at + value_bytes)
 
     def offset(self, at: int) -> int:
         return self.whole(at, size=self.offset_bytes)
@@ -140,20 +150,33 @@ class _Tiff:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """Where a field's values lie, and their TIFF type."""
+    """Where a field's values lie, their TIFF type and number."""
 
     kind: int
+    count: int
     start: int
     stop: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A directory: its fields by tag, and where the next one lies (0: nowhere)."""
+    """A directory: its fields by tag, where the next one lies (0: nowhere), entries it has."""
 
     tiff: _Tiff
     fields: dict[int, _Field]
     next_at: int
+    entries: int
+
+    def check_counts(self) -> None:
+        """Raises CorruptPicture for more values than a reader should make numbers of."""
+        for tag, field in self.fields.items():
+            if field.count > _MOST_VALUES and (tag <= _LAST_TAG_READ or field.kind in _NUMBERS):
+                raise CorruptPicture("a TIFF field has too many values")
+
+    def count_of_ranges(self) -> int:
+        """How many strips and tiles there are, and whatever else tells where bytes lie."""
+        tags = (tag for pair in _PIXEL_RANGES for tag in pair)
+        return sum(self.fields[tag].count for tag in tags if tag in self.fields)
 
     def is_whole(self) -> bool:
         """Whether every field's value and every strip or tile lies within the file."""
@@ -189,6 +212,12 @@ class _Page:
 # bounds on what a hostile 100 MiB file can make the walk loop over; real files stay far below
 _MOST_FIELDS = 4096
 _MOST_PAGES = 4096
+_MOST_FIELDS_IN_ALL = 1 << 16
+# strips of a print of 120 inches, one row each, in four planes: 144 000; a million values that a
+# reader turns into Python's numbers take about 70 MiB
+_MOST_VALUES = 1 << 18
+_LAST_TAG_READ = 0x21C  # of TIFF 6.0 itself; beyond it lie profiles, EXIF and private data
+_NUMBERS = {3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 18}
 
 # none, LZW, Deflate (two numbers), PackBits
 _PLAIN_COMPRESSIONS = (1, 5, 8, 32946, 32773)

@@ -13,6 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -82,8 +83,13 @@ class Journal:
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(data, done))
         if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_waiting())
-        await done
+            # it writes for everybody, so what it says belongs to no request
+            self._writer = asyncio.create_task(self._write_waiting(), context=Context())
+        try:
+            await done
+        except OSError as error:
+            _log.error("journal_not_written", extra={"reason": str(error)})
+            raise
 
     async def close(self) -> None:
         """Write what waits, and make it durable."""
@@ -114,7 +120,6 @@ class Journal:
             try:
                 rotated = await asyncio.to_thread(self._commit, b"".join(x.data for x in batch))
             except OSError as error:
-                _log.error("journal_not_written", extra={"reason": str(error)})
                 _finish(batch, error)
                 continue
             self.batches += 1

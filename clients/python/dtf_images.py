@@ -424,7 +424,7 @@ class DtfImages:
         """As long as asked, else ever longer; and up to half more, so that not all come at once."""
         longer = min(self._first_wait_s * 2 ** max(tries - 1, 0), _LONGEST_WAIT_S)
         asked = longer if error.retry_after_s is None else error.retry_after_s
-        return asked * random.uniform(1, 1.5)  # noqa: S311  # not a secret
+        return asked * random.uniform(1, 1.5)  # noqa: S311  # nosec B311  # not a secret
 
     @contextmanager
     def _post(  # noqa: PLR0913  # the parts of one request

@@ -1,6 +1,7 @@
 """POST /remove-background over real HTTP: what comes back, and every error it can give."""
 
 import base64
+import errno
 import io
 import socket
 import threading
@@ -14,6 +15,7 @@ from PIL import Image
 
 from models.errors import FailureCode, RemoverError, RemoverUnavailable
 from models.schemas import ModelId
+from services.results import ResultStore
 from tests.conftest import DATA, Server, artwork, png_bytes, problem, serving
 from tests.fakes import FakeRemover, unavailable
 
@@ -176,9 +178,11 @@ def test_knockout_enabled_joins_the_default_models(tmp_path: Path) -> None:
     [
         (RemoverError(FailureCode.PROVIDER_QUOTA, "No credit."), "provider_quota", False),
         (MemoryError(), "insufficient_memory", True),
+        (OSError(errno.ENOSPC, "boom"), "insufficient_storage", True),
+        (OSError(errno.EROFS, "boom"), "storage_unavailable", True),
         (ValueError("boom"), "model_crashed", False),
     ],
-    ids=["remover error", "out of memory", "crash"],
+    ids=["remover error", "out of memory", "disk full", "disk read-only", "crash"],
 )
 def test_one_failing_model_leaves_the_others_alone(
     tmp_path: Path, error: Exception, code: str, retryable: bool
@@ -191,6 +195,32 @@ def test_one_failing_model_leaves_the_others_alone(
     assert failed["error"]["retryable"] is retryable
     assert "boom" not in failed["error"]["message"]
     assert succeeded["status"] == "succeeded"
+
+
+def test_a_disk_that_refuses_is_said_and_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def refuse(path: Path, *, parents: bool = False, exist_ok: bool = False) -> None:
+        if path.parent.name == "uploads":
+            raise OSError(errno.EROFS, "Read-only file system")
+        mkdir(path, parents=parents, exist_ok=exist_ok)
+
+    def unreadable(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with serving(tmp_path) as server:
+        done = server.shoot(artwork(), models="local-knockout").json()["request_id"]
+        with monkeypatch.context() as refusing:
+            refusing.setattr(Path, "mkdir", refuse)
+            refused = server.shoot(artwork(), models="local-knockout")
+            refusing.setattr(ResultStore, "_read_record", unreadable)
+            unread = server.client.get(f"/results/{done}")
+        for answer in (refused, unread):
+            assert problem(answer, 503, "storage_unavailable")["retryable"]
+            assert int(answer.headers["Retry-After"]) > 0
+        assert server.shoot(artwork(), models="local-knockout").status_code == 200
 
 
 def test_a_model_that_proves_unavailable_is_skipped(tmp_path: Path) -> None:
@@ -435,12 +465,13 @@ def test_a_full_house_is_503_with_retry_after(tmp_path: Path) -> None:
         assert server.shoot(artwork(), models="local-knockout").status_code == 200
 
 
-def test_a_turn_that_comes_too_late_is_504(tmp_path: Path) -> None:
+def test_a_turn_that_comes_too_late_is_503_with_retry_after(tmp_path: Path) -> None:
     stuck = FakeRemover(ISNET, held=True)
     with serving(tmp_path, stand_ins={ISNET: stuck}, max_concurrent_jobs=1) as server:
         server.shoot(artwork(), models="local-isnet", deadline_s="1")
         late = server.shoot(artwork(), models="local-knockout", deadline_s="1")
-        problem(late, 504, "deadline_exceeded")
+        problem(late, 503, "overloaded")
+        assert int(late.headers["retry-after"]) > 0
 
 
 def test_accept_png_with_nothing_landed_is_504(tmp_path: Path) -> None:

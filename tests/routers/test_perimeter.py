@@ -106,6 +106,7 @@ def test_every_refusal_of_a_layer_is_logged_under_its_id(
     ]
     for number, (method, path, headers) in enumerate(asked):
         edge.client.request(method, path, headers=headers | {"X-Request-ID": f"layer-{number}"})
+    edge.client.get("/health")  # the line of a request is written when its answer has gone
     logged = {
         each.__dict__["request_id"]: each.__dict__["status"]
         for each in caplog.records
@@ -204,6 +205,14 @@ def test_by_default_any_name_will_do(plain: Server) -> None:
 def test_the_documentation_may_be_switched_off(plain: Server, edge: Server, path: str) -> None:
     assert guarded(plain.client.get(path)).status_code == 200
     problem(edge.client.get(path), 404, "not_found")
+
+
+def test_every_counted_route_documents_what_refuses_it_here(plain: Server) -> None:
+    paths = plain.client.get("/openapi.json").json()["paths"]
+    for path, operations in paths.items():
+        for operation in operations.values():
+            documented = {"421", "429"} & set(operation["responses"])
+            assert len(documented) == (0 if path == "/health" else 2), path
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from models.errors import InvalidKey, InvalidParameter, SessionExhausted
 from models.schemas import SessionParameters
 from services.access import OPEN, Access, Caller, CallerKind, KeyRing, SessionLimits, open_access
+from tests.utils.test_clock import set_clock
+from utils.clock import utc_now
 
 KEYS = {"shop": "a shop's long key", "till": "a till's long key", "web": "a web's longer key"}
 DIGESTS = {key_id: hashlib.sha256(key.encode()).hexdigest() for key_id, key in KEYS.items()}
@@ -185,3 +188,21 @@ def test_an_id_that_begins_like_another_owns_nothing_of_it() -> None:
     shop, shops = Caller(CallerKind.KEY, "shop"), Caller(CallerKind.KEY, "shop-2")
     assert not shop.owns(shops.owner)
     assert not shops.owns(shop.owner)
+
+
+def test_a_clock_that_jumps_ends_no_link_and_lengthens_no_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = SessionLimits(ttl_s=60, shots=9, max_cost_usd=Decimal(1))
+    access = open_access(DIGESTS, secret=b"x" * 32, link_ttl_s=0, limits=limits)
+    link = access.links.token("a" * 32, utc_now() + timedelta(hours=1))
+    token, _ = access.sessions.mint("shop", SessionParameters())
+    with monkeypatch.context() as back:
+        set_clock(back, -3600)
+        later, session = access.sessions.mint("shop", SessionParameters())
+        assert session.expires_at <= utc_now().timestamp() + 3600 + 61
+        assert access.identify(later).key_id == "shop"
+    set_clock(monkeypatch, 24 * 3600)
+    assert access.links.opens(link, "a" * 32)
+    with pytest.raises(InvalidKey):
+        access.identify(token)

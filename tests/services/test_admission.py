@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from models.errors import DeadlineExceeded, InsufficientMemory, Overloaded
+from models.errors import InsufficientMemory, Overloaded
 from services.admission import MAX_OVERTAKES, Gate
 from services.budget import Budget
 from utils.clock import Deadline
@@ -104,10 +104,67 @@ async def test_the_line_is_bounded_and_the_refusal_has_the_numbers() -> None:
 async def test_waiting_ends_with_the_deadline() -> None:
     gate = Gate(running_limit=1, queue_limit=1)
     async with gate.slot(Deadline.after(5)):
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(Overloaded, match="deadline passed") as refusal:
             await gate.slot(Deadline.after(0.01)).__aenter__()
+        assert refusal.value.retry_after_s == 10
     async with gate.slot(Deadline.after(1)):
         assert gate.running == 1
+
+
+async def test_whose_turn_would_come_too_late_is_told_at_once_and_takes_no_place() -> None:
+    seconds = 0.0
+    gate = Gate(running_limit=2, queue_limit=10, now=lambda: seconds)
+    for _ in range(3):
+        async with gate.slot(Deadline.after(60)):
+            seconds += 30
+    waiting = []
+
+    async def arrive(key: str, *, within_s: float) -> None:
+        key_id.set(key)
+        await gate.slot(Deadline.after(within_s)).__aenter__()
+
+    async with gate.slot(Deadline.after(60)), gate.slot(Deadline.after(60)):
+        for key in ("a", "a", "b"):
+            waiting.append(asyncio.create_task(arrive(key, within_s=60)))
+            await House.quiet()
+        with pytest.raises(Overloaded, match="about 60 s, too late") as refusal:
+            await arrive("a", within_s=59)
+        assert refusal.value.retry_after_s == 60
+        assert gate.waiting == 3
+        with pytest.raises(Overloaded, match="about 45 s, too late"):
+            await arrive("c", within_s=44)
+        waiting.append(asyncio.create_task(arrive("c", within_s=46)))
+        await House.quiet()
+        assert gate.waiting == 4
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_those_inside_who_take_longer_than_any_before_set_the_pace() -> None:
+    seconds = 0.0
+    gate = Gate(running_limit=2, queue_limit=10, now=lambda: seconds)
+    async with gate.slot(Deadline.after(60)):
+        seconds += 1
+    async with gate.slot(Deadline.after(60)), gate.slot(Deadline.after(60)):
+        waiting = asyncio.create_task(gate.slot(Deadline.after(60)).__aenter__())
+        await House.quiet()
+        assert gate.waiting == 1, "a second each, as far as is known"
+        seconds += 80
+        with pytest.raises(Overloaded, match="about 80 s, too late") as refusal:
+            await gate.slot(Deadline.after(60)).__aenter__()
+        assert refusal.value.retry_after_s == 80
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_house_with_a_free_place_lets_in_whoever_comes_whatever_the_pace() -> None:
+    seconds = 0.0
+    gate = Gate(running_limit=2, queue_limit=10, now=lambda: seconds)
+    async with gate.slot(Deadline.after(1)):
+        seconds += 3600
+        async with gate.slot(Deadline.after(1)):
+            assert gate.running == 2
 
 
 async def test_keys_take_turns_and_each_key_keeps_its_own_order() -> None:

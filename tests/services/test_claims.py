@@ -17,6 +17,7 @@ import pytest
 from models.errors import IdempotencyUnavailable
 from services.claims import Claims, Earlier, Ticket
 from tests.conftest import ROOT
+from tests.utils.test_clock import set_clock
 
 pytestmark = pytest.mark.anyio
 
@@ -243,3 +244,22 @@ def _fill(database: sqlite3.Connection) -> None:
 def _count(database: sqlite3.Connection) -> int:
     (count,) = database.execute("SELECT count(*) FROM claims").fetchone()
     return int(count)
+
+
+async def test_a_clock_that_jumps_a_day_costs_no_key_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that ends before its day is over would be charged for again."""
+    async with opened(tmp_path) as claims:
+        first = ticket()
+        await claims.take(first)
+        await claims.bind(first, SHOT)
+        await claims.finish(first)
+        set_clock(monkeypatch, DAY_S + 60)
+        await claims.sweep()
+        assert await claims.take(ticket()) == Earlier("a", SHOT, running=False)
+        await claims.take(ticket("during"))
+    async with opened(tmp_path) as claims:  # by the new clock alone: what was given then still is
+        assert await claims._run(_count) == 2
+        await claims.sweep()
+        assert await claims._run(_count) == 2

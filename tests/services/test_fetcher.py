@@ -406,6 +406,65 @@ async def test_an_answer_that_breaks_off_fails(tmp_path: Path, answer: bytes) ->
         await refused(server.fetcher(), server.url(), tmp_path / "x", ImageDownloadFailed)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PICTURE,
+        b"<html>as HTTP/0.9 had it</html>",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 2_000_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 300_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 9,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+    ids=["bytes", "0.9", "header", "headers", "continue", "ssh"],
+)
+async def test_what_is_no_web_servers_answer_fails(tmp_path: Path, answer: bytes) -> None:
+    async with origin(answer) as server:
+        await refused(server.fetcher(), server.url(), tmp_path / "x", ImageDownloadFailed)
+
+
+async def test_a_head_that_trickles_meets_the_time_limit(tmp_path: Path) -> None:
+    async def trickle(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            writer.write(b"y")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async with origin(trickle) as server:
+        fetch = server.fetcher(timeout_s=0.3)
+        await refused(fetch, server.url(), tmp_path / "x", ImageDownloadFailed)
+
+
+async def test_a_redirect_that_goes_in_circles_ends(tmp_path: Path) -> None:
+    async with origin(redirect("/picture")) as server:
+        await refused(server.fetcher(), server.url(), tmp_path / "x", ImageDownloadFailed)
+        assert len(server.heads) == 4
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "\uff11\uff12\uff17.0.0.1",
+        "127\u30020\u30020\u30021",
+        "\u24dbocalhost",
+        "127.0.0.1%00",
+        "[fe80::1%25eth0]",
+        "[::ffff:169.254.169.254]",
+        "0251.0376.0251.0376",
+        "0xa9fea9fe",
+        "2852039166",
+        "[::ffff:0:127.0.0.1]",
+        "localhost.",
+    ],
+)
+async def test_spellings_that_only_look_like_names_lead_nowhere(tmp_path: Path, host: str) -> None:
+    fetch = Fetcher(max_bytes=100, timeout_s=5)
+    with pytest.raises((ImageUrlRefused, ImageDownloadFailed)):
+        await fetch.fetch(f"http://{host}/x", into=tmp_path / "x")
+    assert list_of(tmp_path) == []
+
+
 async def test_an_announced_size_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
     async def announce(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 101\r\n\r\n")

@@ -1,6 +1,7 @@
 """The networks' process: real children, killed, cancelled, starved; the service lives on."""
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from services.inference import GraphRefused
 from services.inference_process import InferenceCrashed, InferenceProcess, InferenceTimedOut
 from tests.conftest import ROOT
 from tests.services import graphs
+from utils import logs
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +30,7 @@ HEAVY_MB = 60
 
 @pytest.fixture
 async def process() -> AsyncIterator[InferenceProcess]:
-    process = InferenceProcess(idle_ttl_s=FOR_EVER_S, budget_bytes=None)
+    process = InferenceProcess(idle_ttl_s=FOR_EVER_S, budget_bytes=None, rest_s=0)
     yield process
     await process.close()
 
@@ -147,6 +149,39 @@ async def test_jobs_at_the_same_time_load_a_network_once(
     assert [each.message for each in caplog.records] == ["model_loaded"]
 
 
+async def test_what_the_process_prints_is_a_line_of_the_log_with_the_jobs_request(
+    process: InferenceProcess,
+    quick: RunPlan,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interpreter itself prints each import when told to: as a library in it might."""
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    seen: list[tuple[str | None, str]] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.msg == "inference_process_said":
+            seen.append((logs.request_id.get(), record.__dict__["said"]))
+        return True
+
+    async def job(name: str) -> None:
+        logs.request_id.set(name)
+        await run(process, quick)
+
+    log = logging.getLogger("services.inference_process")
+    caplog.set_level("INFO", log.name)
+    log.addFilter(note)
+    try:
+        await asyncio.create_task(job("first"))
+        await process.close()
+    finally:
+        log.removeFilter(note)
+    assert 0 < len(seen) <= 100
+    assert {name for name, _ in seen} == {"first"}
+    assert all(len(words) <= 4096 for _, words in seen)
+    assert any("import" in words for _, words in seen)
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
@@ -220,6 +255,24 @@ async def test_a_job_that_takes_too_long_is_ended(
     with pytest.raises(InferenceTimedOut, match=r"longer than 0\.5 s"):
         await run(process, endless, timeout_s=0.5)
     await run(process, quick)
+
+
+async def test_failures_in_a_row_are_counted_until_an_answer(
+    process: InferenceProcess, quick: RunPlan, endless: RunPlan
+) -> None:
+    job = await started(process, endless)
+    os.kill(living_pid(process), signal.SIGKILL)
+    with pytest.raises(InferenceCrashed):
+        await job
+    with pytest.raises(InferenceTimedOut):
+        await run(process, quick, timeout_s=0.01)
+    left = await started(process, endless)
+    left.cancel()  # nobody's failure: the client has gone
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    assert process.status().failures_in_a_row == 2
+    await run(process, quick)
+    assert process.status().failures_in_a_row == 0
 
 
 async def test_a_refused_graph_is_the_files_fault_not_the_processs(

@@ -1,15 +1,18 @@
 """The result store: whole files only, a time to live, a quota, and an honest start."""
 
+import errno
 import os
 import shutil
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from models.errors import InsufficientStorage, ResultNotFound
+from models.errors import InsufficientStorage, ResultNotFound, StorageUnavailable
 from models.schemas import ImageInfo, ModelId, ResultEntry, ShotRecord
 from services.results import ResultStore
+from tests.utils.test_clock import set_clock
 from utils.clock import utc_now
 
 pytestmark = pytest.mark.anyio
@@ -234,3 +237,65 @@ async def test_an_interrupted_paid_model_may_have_charged_and_a_local_one_was_ca
     paid = model in {ModelId.RUNWARE_RMBG, ModelId.RUNWARE_BIREFNET, ModelId.KIE_RECRAFT}
     expected = ("provider_outcome_unknown", False) if paid else ("cancelled", True)
     assert (found.error.code, found.error.retryable) == expected
+
+
+def refusing_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are refused as on a volume that became read-only."""
+
+    def refuse(path: Path, *_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+
+
+async def test_a_record_that_the_disk_refused_is_read_and_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    await store.create(record("a", pending=True))
+    with monkeypatch.context() as refusing:
+        refusing_disk(refusing)
+        with pytest.raises(OSError, match="Read-only"):
+            await store.save(record("a"))
+        store.sweep()
+        assert (await store.record("a" * 32)).status == "complete"
+    store.sweep()
+    entry = (await opened(tmp_path).record("a" * 32)).results[0]
+    assert entry.status == "succeeded"
+
+
+async def test_a_shot_that_could_not_begin_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    with monkeypatch.context() as refusing:
+        refusing_disk(refusing)
+        with pytest.raises(StorageUnavailable):
+            await store.create(record("a", pending=True))
+    assert list((tmp_path / "results").iterdir()) == []
+    assert not store.holds("a" * 32)
+
+
+async def test_half_a_picture_does_not_stay(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = opened(tmp_path)
+    await store.create(record("a"))
+    with pytest.raises(OSError, match="No space"):
+        store.write_picture("a" * 32, KNOCKOUT, pieces())
+    with pytest.raises(OSError, match="No space"):
+        store.write_soft("a" * 32, KNOCKOUT, pieces())
+    assert list((tmp_path / "results" / ("a" * 32)).iterdir()) == []
+
+
+async def test_a_clock_that_jumps_a_day_costs_no_picture_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    await store.create(record("a"))
+    set_clock(monkeypatch, 24 * 3600)
+    store.sweep()
+    assert store.holds("a" * 32)
+    assert (await store.record("a" * 32)).status == "complete"

@@ -21,6 +21,7 @@ from models.errors import FailureCode, RemoverError
 from services.runware_client import Pace, RunwareClient, new_task_id
 from services.runware_protocol import Done
 from tests.ports import unused_port
+from utils import logs
 from utils.clock import Deadline
 
 pytestmark = pytest.mark.anyio
@@ -159,10 +160,12 @@ class Settlements:
 
     def __init__(self) -> None:
         self.all: list[tuple[str, Decimal | None]] = []
+        self.requests: list[str | None] = []
         self.came = asyncio.Event()
 
     def __call__(self, task_id: str, cost: Decimal | None) -> None:
         self.all.append((task_id, cost))
+        self.requests.append(logs.request_id.get())
         self.came.set()
 
 
@@ -269,6 +272,28 @@ async def test_two_tasks_at_once_share_a_socket_and_each_gets_its_own_result() -
         both = await asyncio.gather(*map(customer.remove, ids))
         assert [done.url for done in both] == [URL + each for each in ids]
         assert server.visits == 1
+
+
+async def test_what_a_task_cost_is_heard_of_in_its_own_requests_context() -> None:
+    """Not in that of the request which happened to open the socket."""
+
+    async def answer_backwards(visit: Visit) -> None:
+        await visit.welcome()
+        tasks = [await visit.take(), await visit.take()]
+        for task in reversed(tasks):
+            await visit.say(result(task))
+        await visit.listen()
+
+    async with office(answer_backwards) as server, shop(server.url) as customer:
+
+        async def ask(name: str) -> str:
+            logs.request_id.set(name)
+            return (await customer.remove()).task_id
+
+        ids = await asyncio.gather(asyncio.create_task(ask("a")), asyncio.create_task(ask("b")))
+        tasks = [task_id for task_id, _ in customer.settled.all]
+        named = dict(zip(tasks, customer.settled.requests, strict=True))
+        assert named == {ids[0]: "a", ids[1]: "b"}
 
 
 async def test_one_tasks_refusal_is_not_the_others() -> None:

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.utils.specimens import SPECIMENS, U8, gradient, needs_avif, png, read, saved, write
+from tests.utils.specimens import (
+    SPECIMENS,
+    U8,
+    chunk,
+    gradient,
+    needs_avif,
+    png,
+    read,
+    saved,
+    tiff,
+    write,
+)
 from utils.containers import decoder_installed, read_header
 from utils.image_utils import read_pixels
 from utils.pictures import CorruptPicture, CutShort, UnknownFormat
@@ -157,3 +168,108 @@ class TestHeader:
         frame = b"," + struct.pack("<HHHHB", 0, 0, 9000, 8000, 0) + b"\x02\x01\x00\x00"
         content = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + frame + b";"
         assert read_header(write(tmp_path / "x", content)).pixels == 9000 * 8000
+
+
+class TestFloods:
+    """Headers that ask a reader for work or memory without end are refused before it sees them."""
+
+    def refused(self, path: Path, content: bytes, match: str) -> None:
+        with pytest.raises(CorruptPicture, match=match):
+            read_header(write(path / "x", content))
+
+    @pytest.mark.parametrize("count", [4096, 4097])
+    def test_frames_are_counted_and_not_decoded(self, tmp_path: Path, count: int) -> None:
+        for content in (webp_frames(count), gif_frames(count), png_frames(count)):
+            if count > 4096:
+                self.refused(tmp_path, content, "too many frames")
+            else:
+                assert read_header(write(tmp_path / "x", content)).complete
+
+    @pytest.mark.parametrize("count", [4096, 4097])
+    def test_pages_are_counted(self, tmp_path: Path, count: int) -> None:
+        if count > 4096:
+            self.refused(tmp_path, tiff_pages(count), "too many pages")
+        else:
+            assert read_header(write(tmp_path / "x", tiff_pages(count))).complete
+
+    def test_pages_that_lie_over_one_another_are_counted_by_their_fields(
+        self, tmp_path: Path
+    ) -> None:
+        """Each of 3000 overlapping directories has 3855 fields: half a minute of reading."""
+        self.refused(tmp_path, tiff_of_overlapping_pages(3000), "too many pages")
+
+    @pytest.mark.parametrize("tag", [0x102, 0x111, 0x117, 0x140, 0x144, 0x152])
+    def test_a_field_of_too_many_values_is_refused(self, tmp_path: Path, tag: int) -> None:
+        """A colour map of 16 million values took Pillow 2.2 GB."""
+        if tag in (0x111, 0x117):
+            content = tiff_with_many(tag)
+        else:
+            content = tiff(
+                [(0x100, 4, (8,)), (0x101, 4, (8,)), (tag, 3, (1,) * 280_000)], bytes(64)
+            )
+        self.refused(tmp_path, content, "too many values")
+
+    def test_a_long_profile_is_not_too_many_values(self, tmp_path: Path) -> None:
+        content = saved(Image.new("L", (8, 8)), format="TIFF", icc_profile=bytes(300_000))
+        assert read_header(write(tmp_path / "x", content)).complete
+
+    def test_scans_count_by_what_they_pass_over(self, tmp_path: Path) -> None:
+        """100 scans of 64 megapixels in 200 kB took 5 s; of a small picture they are harmless."""
+        small = scans(SPECIMENS["jpeg-progressive"], 60)
+        assert read_header(write(tmp_path / "x", small)).complete
+        at = small.index(b"\xff\xc2") + 5
+        large = small[:at] + struct.pack(">HH", 16_000, 16_000) + small[at + 4 :]
+        self.refused(tmp_path, large, "too many scans for its size")
+
+    def test_chunks_are_bounded(self, tmp_path: Path) -> None:
+        whole = SPECIMENS["png"]
+        at = whole.index(b"IDAT") - 4
+        flood = whole[:at] + chunk(b"IDAT", b"") * 140_000 + whole[at:]
+        self.refused(tmp_path, flood, "too many chunks")
+
+
+def webp_frames(count: int) -> bytes:
+    pixel = saved(Image.new("RGB", (1, 1)), format="WEBP", lossless=True)[12:]
+    frame = b"ANMF" + struct.pack("<I", 16 + len(pixel)) + bytes(12) + b"\x32\0\0\0" + pixel
+    body = b"WEBPVP8X\x0a\0\0\0\x02" + bytes(9) + b"ANIM\x06\0\0\0" + bytes(6) + frame * count
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def gif_frames(count: int) -> bytes:
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + frame * count + b";"
+
+
+def png_frames(count: int) -> bytes:
+    whole = SPECIMENS["png"]
+    at = whole.index(b"IDAT") - 4
+    return whole[:at] + chunk(b"fcTL", bytes(26)) * count + whole[at:]
+
+
+def tiff_pages(count: int) -> bytes:
+    entries = [(0x100, 4, 1, 1), (0x101, 4, 1, 1), (0x111, 4, 1, 8), (0x117, 4, 1, 1)]
+    table = struct.pack("<H", 4) + b"".join(struct.pack("<HHII", *each) for each in entries)
+    size = len(table) + 4
+    nexts = [8 + size * (page + 1) for page in range(count - 1)] + [0]
+    return b"II*\0\x08\0\0\0" + b"".join(table + struct.pack("<I", at) for at in nexts)
+
+
+def tiff_with_many(tag: int) -> bytes:
+    entries = [(0x100, 4, 1, 1), (0x101, 4, 1, 1), (tag, 4, 280_000, 60)]
+    table = struct.pack("<H", 3) + b"".join(struct.pack("<HHII", *each) for each in entries)
+    return (b"II*\0\x08\0\0\0" + table + bytes(4)).ljust(60 + 4 * 280_000, b"\0")
+
+
+def tiff_of_overlapping_pages(count: int) -> bytes:
+    """Each begins one entry behind the last, and has 0x0f0f of them: all the same, of one byte."""
+    entry = struct.pack("<HHIHH", 1, 1, 1, 0, 0x0F0F)
+    content = bytearray(tiff_pages(1)[:-4] + struct.pack("<I", 200)).ljust(202, b"\x0f")
+    content += entry * (count + 0x0F0F + 9)
+    for at in range(200, 200 + 12 * count, 12):
+        struct.pack_into("<I", content, at + 2 + 0x0F0F * 12, at + 12)
+    return bytes(content)
+
+
+def scans(whole: bytes, count: int) -> bytes:
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x00"
+    return whole[:-2] + scan * count + whole[-2:]

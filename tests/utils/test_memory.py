@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from utils.memory import granted_bytes, resident_bytes
+from utils.memory import CgroupUse, cgroup_use, granted_bytes, resident_bytes
 
 GIB = 1024**3
 
@@ -52,3 +52,29 @@ def test_where_the_system_tells_nothing_nothing_is_claimed(tmp_path: Path) -> No
 
 def test_this_process_has_a_resident_set() -> None:
     assert (resident_bytes() or 0) > 10 * 1024**2
+
+
+def test_a_v2_group_tells_what_it_holds_and_what_the_kernel_ended(tmp_path: Path) -> None:
+    group = tmp_path / "cgroup" / "service"
+    group.mkdir(parents=True)
+    (group / "memory.current").write_text("3000\n")
+    (group / "memory.stat").write_text("anon 1000\ninactive_file 800\nactive_file 1200\n")
+    (group / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    proc = _proc(tmp_path / "proc", cgroup="0::/service\n")
+    use = cgroup_use(cgroups=tmp_path / "cgroup", proc=proc)
+    assert use == CgroupUse(bytes=3000, working_set_bytes=2200, oom_kills=2)
+
+
+def test_a_v1_group_tells_the_same_also_as_the_root_of_a_container(tmp_path: Path) -> None:
+    group = tmp_path / "cgroup" / "memory"
+    group.mkdir(parents=True)
+    (group / "memory.usage_in_bytes").write_text("3000\n")
+    (group / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 800\n")
+    (group / "memory.oom_control").write_text("oom_kill_disable 0\noom_kill 2\n")
+    proc = _proc(tmp_path / "proc", cgroup="0::/\n4:memory:/pod/one\n")
+    use = cgroup_use(cgroups=tmp_path / "cgroup", proc=proc)
+    assert use == CgroupUse(bytes=3000, working_set_bytes=2200, oom_kills=2)
+
+
+def test_a_group_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
+    assert cgroup_use(cgroups=tmp_path, proc=tmp_path) == CgroupUse()

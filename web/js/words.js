@@ -42,6 +42,8 @@ const FAILURES = {
   content_rejected: "It does not work on pictures like this one.",
   model_crashed: "It broke down at this picture.",
   insufficient_memory: "The picture is too large for it at the moment.",
+  insufficient_storage: "There is no room left for it. The shop has to look after that.",
+  storage_unavailable: "It could not be kept. The shop has to look after that.",
   cancelled: "It was stopped before it had finished.",
 };
 
