@@ -15,7 +15,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fuzz.target import Target
 
 TARGETS = ("decoding", "png_writing", "bodies", "sealing")
 
@@ -30,11 +33,11 @@ def main() -> int:
         return 0
     found = 0
     for name in asked.targets or TARGETS:
-        run = _fuzz(name, asked.folder, seconds=round(60 * asked.minutes))
-        with (asked.folder / "runs.jsonl").open("a") as file:
-            file.write(json.dumps(run) + "\n")
-        found += run["findings"]
-        print(json.dumps(run), flush=True)
+        for run in _until(name, asked.folder, time.monotonic() + 60 * asked.minutes):
+            with (asked.folder / "runs.jsonl").open("a") as file:
+                file.write(json.dumps(run) + "\n")
+            found += run["findings"]
+            print(json.dumps(run), flush=True)
     return 1 if found else 0
 
 
@@ -47,14 +50,31 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _until(name: str, folder: Path, end: float) -> Iterator[dict[str, Any]]:
+    """Runs of one target until a moment of the monotonic clock, or its first finding."""
+    while (seconds := round(end - time.monotonic())) > 0:
+        run = _fuzz(name, folder, seconds=seconds)
+        yield run
+        if run["findings"]:
+            return
+
+
 def _fuzz(name: str, folder: Path, *, seconds: int) -> dict[str, Any]:
     """One run of one target in a process of its own, at the lowest priority."""
     corpus, found = folder / name / "corpus", folder / name / "found"
     for each in (corpus, found):
         each.mkdir(parents=True, exist_ok=True)
-    _sow(name, corpus)
+    target: Target = importlib.import_module(f"fuzz.{name}").TARGET
+    _sow(target, corpus)
     before = len(list(found.iterdir()))
-    flags = (f"-max_total_time={seconds}", f"-artifact_prefix={found}/", *_LIMITS, str(corpus))
+    most = target.at_once or -1
+    flags = (
+        f"-runs={most}",
+        f"-max_total_time={seconds}",
+        f"-artifact_prefix={found}/",
+        *_LIMITS,
+        str(corpus),
+    )
     log = folder / name / f"{time.strftime('%m%d-%H%M%S')}.log"
     with log.open("wb") as out:
         child = subprocess.Popen(
@@ -74,8 +94,8 @@ def _fuzz(name: str, folder: Path, *, seconds: int) -> dict[str, Any]:
     }
 
 
-def _sow(name: str, corpus: Path) -> None:
-    for seed in importlib.import_module(f"fuzz.{name}").TARGET.seeds():
+def _sow(target: "Target", corpus: Path) -> None:
+    for seed in target.seeds():
         called = hashlib.sha1(seed, usedforsecurity=False).hexdigest()  # as libFuzzer names them
         (corpus / called).write_bytes(seed)
 

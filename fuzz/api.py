@@ -27,6 +27,10 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 _CONFIGURATION = """
 # a picture may be refused for what it is: no schema can say which bytes are one
 checks.positive_data_acceptance.enabled = false
+# 402 and 413 refuse as well
+checks.negative_data_rejection.expected-statuses = [
+    400, 401, 402, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx",
+]
 # without keys set, every key is welcome
 checks.ignored_auth.enabled = {keyed}
 

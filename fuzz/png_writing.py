@@ -285,4 +285,4 @@ def seeds() -> Iterator[bytes]:
     yield bytes((1, 0, 3, 1, 1, 0xFF, 0xFF, 2, 3, 60)) + bytes(range(90))
 
 
-TARGET = Target(run, seeds, longest=2048)
+TARGET = Target(run, seeds, longest=2048, at_once=30_000)

@@ -17,13 +17,15 @@ class Target:
     """`run` is handed any bytes and raises on a finding alone; `seeds` are where to begin.
 
     `mutate` replaces the engine's mutations: bytes, the longest allowed, a seed, and the engine's
-    own mutation to apply to a part.
+    own mutation to apply to a part. `at_once` is after how many executions its process begins anew,
+    0 for never: what instrumentation keeps of many numpy calls adds up to gigabytes.
     """
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
     longest: int
     mutate: Callable[[bytes, int, int, Mutate], bytes] | None = None
+    at_once: int = 0
 
 
 class Choices:

@@ -182,8 +182,8 @@ class SizeParameters(EdgeParameters, PrintedSize):
 
     scale: float | None = Field(
         None,
-        gt=0,
-        allow_inf_nan=False,
+        ge=0.001,
+        le=1000,
         description="Times as large, whole or fractional, at most 8. Left out: 4, or what the "
         "inches ask for.",
         examples=[4],

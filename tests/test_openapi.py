@@ -1,4 +1,7 @@
-"""The OpenAPI document says what the service does, and the service keeps to it under fuzzing."""
+"""The OpenAPI document says what the service does, and the service keeps to it under fuzzing.
+
+`make schemathesis` asks the same way, for longer.
+"""
 
 import base64
 import re

@@ -1,4 +1,7 @@
-"""`python -m fuzz` runs a target under atheris and adds up what its runs came to."""
+"""`python -m fuzz` runs a target under atheris and adds up what its runs came to.
+
+`make fuzz` is this for every target.
+"""
 
 import subprocess
 import sys

@@ -4,6 +4,7 @@ The engine is not needed for this: docs/FUZZING.md says how it is run for hours.
 """
 
 import importlib
+import json
 import random
 import re
 from pathlib import Path
@@ -17,10 +18,11 @@ from fuzz.png_chunks import framed, join, mutate_png, split
 from fuzz.png_writing import check
 from fuzz.target import Choices, Finding, Target
 from models.errors import InvalidParameter
-from models.schemas import SessionParameters, UpscaleParameters
+from models.schemas import SessionParameters, SizeParameters, UpscaleParameters
 from routers.embedded import take_apart
 from routers.multipart import FormReader
 from routers.parameters import parse
+from services.print_size import free_size_for
 from tests.utils.specimens import png, read, write
 from utils.containers import read_header
 from utils.pictures import CorruptPicture
@@ -189,6 +191,19 @@ def test_a_transparent_grey_that_one_bit_cannot_be_is_refused(tmp_path: Path) ->
     _, alpha = read(write(tmp_path / "x", right))
     assert alpha is not None
     assert alpha[0].tolist() == [255] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize("scale", [1.7e308, 5e-324, float("inf"), float("nan"), 0])
+def test_a_scale_that_no_picture_can_have_is_refused_before_it_is_multiplied(scale: float) -> None:
+    """Pixels times 1.7e308 are no number of pixels, and were answered with a 500."""
+    with pytest.raises(InvalidParameter, match="scale"):
+        parse(UpscaleParameters, {"scale": scale})
+
+
+@pytest.mark.parametrize("scale", [0.001, 8])
+def test_what_a_scale_means_can_be_told(scale: float) -> None:
+    size = free_size_for(60_000, 1, SizeParameters(scale=scale, dpi=10_000))
+    assert json.loads(size.report().model_dump_json())["source_dpi"] == 10_000 / scale
 
 
 def test_true_is_no_number() -> None:
