@@ -61,8 +61,8 @@ def _edge(settings: Settings) -> perimeter.Edge:
         hosts=settings.network.allowed_hosts,
         public_base_url=settings.storage.public_base_url,
         origins=settings.network.cors_origins,
-        body_stall_s=settings.inputs.upload_stall_s,
-        body_total_s=settings.inputs.upload_timeout_s,
+        stall_s=settings.inputs.upload_stall_s,
+        upload_s=settings.inputs.upload_timeout_s,
     )
 
 

@@ -62,22 +62,22 @@ _YEAR_S = 365 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """What the outermost layers are told; empty: no proxy, any host, no foreign origin.
+    """What the layers are told; empty: no proxy, any host, no foreign origin.
 
-    `body_stall_s` and `body_total_s` are the seconds that a request's body has.
+    A body may be silent for `stall_s` seconds and take `upload_s`.
     """
 
+    stall_s: float
+    upload_s: float
     proxies: Collection[str] = ()
     hosts: Collection[str] = ()
     public_base_url: str = ""
     origins: Collection[str] = ()
-    body_stall_s: float = 20
-    body_total_s: float = 300
 
 
 def install(app: FastAPI, edge: Edge) -> None:
     """Put every layer around the application; what is added last is outermost."""
-    app.add_middleware(Pace, stall_s=edge.body_stall_s, total_s=edge.body_total_s)
+    app.add_middleware(Pace, stall_s=edge.stall_s, total_s=edge.upload_s)
     app.add_middleware(Door)
     if edge.origins:
         app.add_middleware(

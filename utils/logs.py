@@ -24,7 +24,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "message": "event"}
 _LEFT_OUT = [*RESERVED_ATTRS, "color_message"]  # uvicorn adds its line a second time, coloured
 # they log whole addresses, headers, frames or metadata: keys and pictures
-_TALKATIVE = ("httpx", "httpcore", "websockets", "python_multipart", "PIL", "pyvips", "urllib3")
+_TALKATIVE = ("httpx", "httpcore", "websockets", "python_multipart", "PIL", "urllib3")
 _UVICORN = ("uvicorn", "uvicorn.error")
 
 
@@ -46,6 +46,8 @@ def configure(level: str) -> None:
     logging.getLogger("uvicorn.access").disabled = True
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # its warnings are about customers' files, as many as one likes to cause; what fails is raised
+    logging.getLogger("pyvips").setLevel(logging.ERROR)
 
 
 def _stamp_request_id(record: logging.LogRecord) -> bool:

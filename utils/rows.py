@@ -6,7 +6,6 @@ whole (interlaced PNG, progressive JPEG, WebP, ...), go through a file of raw ro
 free again before anybody waits for a slow consumer.
 """
 
-import logging
 import mmap
 import os
 from collections.abc import Iterator
@@ -313,8 +312,6 @@ def _confine_libvips() -> None:
     For the whole process, and whatever else a build of libvips brings: a list of what is allowed,
     on top of libvips' own list of what it does not trust.
     """
-    # its warnings are about customers' files, as many as one likes to cause; what fails is raised
-    logging.getLogger("pyvips").setLevel(logging.ERROR)
     pyvips.cache_set_max(0)  # its cache of operations would keep files open that are long deleted
     pyvips.block_untrusted_set(state=True)
     for kind in ("VipsForeignLoad", "VipsForeignSave"):
