@@ -61,7 +61,7 @@ async def garment(  # what FastAPI hands in
     headers = _headers(f"{picture.sha256}-{asked.garment}-{asked.side}")
     if _has(if_none_match, headers):
         return Response(status_code=304, headers=headers)
-    async with services.printing_gate.slot(_deadline(services)), services.scratch() as scratch:
+    async with services.proofs_gate.slot(_deadline(services)), services.scratch() as scratch:
         content = await services.proofs.worn(
             picture.path, asked.garment, side=asked.side, scratch=scratch
         )
@@ -92,7 +92,7 @@ async def contact_sheet(
     )
     if _has(if_none_match, headers):
         return Response(status_code=304, headers=headers)
-    async with services.printing_gate.slot(_deadline(services)), services.scratch() as scratch:
+    async with services.proofs_gate.slot(_deadline(services)), services.scratch() as scratch:
         content = await services.bundler.sheet(
             record, entries, garments_of(asked.garments), scratch=scratch
         )

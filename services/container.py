@@ -117,6 +117,7 @@ class Services:
     fetcher: Fetcher
     gate: Gate
     printing_gate: Gate
+    proofs_gate: Gate
     removers: Mapping[ModelId, BackgroundRemover]
     default_models: tuple[ModelId, ...]
     ledger: CostLedger
@@ -288,13 +289,14 @@ async def open_services(
         )
         idempotency = await stack.enter_async_context(_idempotency(settings.storage, results, data))
         work = settings.work
-        gate, printing_gate = (
+        # enlargements and proofs share what the upscaler has
+        gate, printing_gate, proofs_gate = (
             Gate(
                 running_limit=work.max_concurrent_jobs,
                 queue_limit=work.queue_limit,
                 budget=budget,
             )
-            for budget in (Budget(shares.shots), Budget())  # enlargements share their own
+            for budget in (Budget(shares.shots), Budget(), Budget())
         )
         webhooks = _webhooks(settings.webhooks)
         stack.push_async_callback(webhooks.close)
@@ -322,7 +324,7 @@ async def open_services(
         drain = Drain(
             total_s=settings.process.drain_s,
             notice_s=settings.process.drain_notice_s,
-            gates=(gate, printing_gate),
+            gates=(gate, printing_gate, proofs_gate),
             shotgun=shotgun,
             webhooks=webhooks,
         )
@@ -346,6 +348,7 @@ async def open_services(
             fetcher=_fetcher(settings),
             gate=gate,
             printing_gate=printing_gate,
+            proofs_gate=proofs_gate,
             removers=removers,
             default_models=default_models(
                 knockout=settings.local.knockout_enabled, ben2=ben2 is not None

@@ -136,7 +136,11 @@ def _alone(value: float) -> Values:
 
 
 def _gates(services: Services) -> dict[str, Gate]:
-    return {"shots": services.gate, "enlargements": services.printing_gate}
+    return {
+        "shots": services.gate,
+        "enlargements": services.printing_gate,
+        "proofs": services.proofs_gate,
+    }
 
 
 def _by_gate(read: Callable[[Gate], float]) -> Callable[[Services], Values]:
@@ -217,7 +221,7 @@ _STATES = (
         "images_in_progress",
         "Pictures that are worked on: shots and enlargements inside their gates.",
         (),
-        lambda s: _alone(s.gate.running + s.printing_gate.running),
+        lambda s: _alone(sum(gate.running for gate in _gates(s).values())),
     ),
     _State("queue_running", "Requests inside the gate.", _GATE, _by_gate(lambda g: g.running)),
     _State("queue_running_limit", "How many may be.", _GATE, _by_gate(lambda g: g.running_limit)),

@@ -19,7 +19,7 @@ from models.images import Pixels
 from models.schemas import ModelId
 from services.catalogue import CATALOGUE
 from tests.answering import Cutter
-from tests.conftest import Server, artwork, problem, serving
+from tests.conftest import Server, artwork, png_bytes, problem, serving
 from utils import memory
 
 ISNET, KNOCKOUT = ModelId.LOCAL_ISNET, ModelId.LOCAL_KNOCKOUT
@@ -271,3 +271,17 @@ def test_a_large_bundle_passes_in_little_memory(tmp_path: Path) -> None:
                 most = max(most, memory.resident_bytes() or 0)
         assert most - before < 256 << 20
         assert size > 100_000
+
+
+def test_proofs_do_not_wait_behind_a_client_that_takes_its_print_slowly(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1500, 1500, 3), np.uint8)
+    with serving(tmp_path, stand_ins={ISNET: Cutter(ISNET)}, max_concurrent_jobs=1) as server:
+        record = server.shoot(artwork(), models=f"{ISNET},{KNOCKOUT}").raise_for_status().json()
+        with server.client.stream(
+            "POST", "/upscale", files={"image": ("a.png", png_bytes(noise))}
+        ) as slow:
+            pieces = slow.iter_bytes(1024)  # once forgotten, it would hang up
+            next(pieces)
+            for proof in ("local-knockout/garment.webp", "contact-sheet.webp"):
+                assert get(server, record["request_id"], proof).status_code == 200
+            assert server.client.get("/ready").json()["printing"]["running"] == 1
