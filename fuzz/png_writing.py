@@ -254,17 +254,21 @@ def _check_decoders(written: bytes, pixels: Pixels, text: dict[str, str]) -> Non
         _expect(picture.mode == _MODES[pixels.shape[2]], f"Pillow reads {picture.mode}")
         read = np.asarray(picture).reshape(pixels.shape)
     _expect(np.array_equal(read, pixels), "Pillow reads other pixels")
-    image = pyvips.Image.pngload_buffer(written, fail_on="warning")
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(written)
+        file.flush()
+        _check_libvips(file.name, pixels)
+        for word, value in text.items():
+            _expect(text_behind(Path(file.name), word) == value, "the text is not found again")
+
+
+def _check_libvips(path: str, pixels: Pixels) -> None:
+    image = pyvips.Image.pngload(path, fail_on="warning")
     _expect(image.format == "uchar", f"libvips reads {image.format}")
     shape = (image.height, image.width, image.bands)
     _expect(shape == pixels.shape, f"libvips reads {shape}")
     held = np.frombuffer(image.write_to_memory(), np.uint8).reshape(shape)
     _expect(np.array_equal(held, pixels), "libvips reads other pixels")
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(written)
-        file.flush()
-        for word, value in text.items():
-            _expect(text_behind(Path(file.name), word) == value, "the text is not found again")
 
 
 def _expect(holds: bool, fault: str) -> None:  # noqa: FBT001  # a condition is the first argument

@@ -54,6 +54,8 @@ class Layer:
 
 LAYERS = (
     Layer(()),  # the frame around everything: our own fault, as every layer may have it
+    Layer((errors.Draining,)),
+    Layer((errors.BodyTooSlow,), lambda operation: operation.reads_a_body),
     Layer(
         (errors.RateLimited, errors.UnknownHost),
         lambda operation: operation.is_counted,

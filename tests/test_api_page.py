@@ -17,7 +17,7 @@ CONTENTS = TEXT.partition("## Contents")[2].partition("\n## ")[0]
 REFUSED_AT_THE_DOOR = {"missing_key", "invalid_key", "not_allowed"}
 OF_EVERY_ROUTE = REFUSED_AT_THE_DOOR | {
     *("rate_limited", "unknown_host"),
-    *("internal_error", "storage_unavailable"),
+    *("internal_error", "storage_unavailable", "draining"),
 }
 DOCUMENT = create_app(make_settings(Path("never-opened"))).openapi()
 ROUTES = [
