@@ -24,6 +24,7 @@ from bench.load_wire import LEFT
 
 KIE = "kie-recraft"
 KIE_BILLED_AS = "recraft/remove-background"
+KIE_LIST_USD = Decimal("0.005")
 REFUSALS = {429, 503}
 MODEL_FAILURES = {502, 504}
 TRULY_SO = {402, 507}
@@ -311,7 +312,7 @@ def _books_agree(lines: Iterable[Mapping[str, Any]], bill: Mapping[str, Any]) ->
     unsettled = Counter(model for task, model in sent.items() if task not in settled)
     kie_settled = sum((cost for task, cost in settled.items() if sent[task] == KIE), Decimal(0))
     kie_billed = Decimal(bill["models"].get(KIE_BILLED_AS, {"usd": "0"})["usd"])
-    price = max((cost for task, cost in settled.items() if sent[task] == KIE), default=Decimal(1))
+    price = max([KIE_LIST_USD, *(cost for task, cost in settled.items() if sent[task] == KIE)])
     if not kie_settled <= kie_billed <= kie_settled + unsettled[KIE] * price:
         found.wrong.append(
             f"Kie.ai charged {kie_billed}; settled {kie_settled}, unsure {unsettled[KIE]} tasks"

@@ -153,6 +153,19 @@ def test_books_that_do_not_agree_are_found(
     assert [each for each in found if wrong and wrong in each] or not (found or wrong)
 
 
+@pytest.mark.parametrize(("billed", "wrong"), [("0.005", False), ("0.015", True)])
+def test_of_kie_the_sums_agree_within_what_nobody_learned(
+    tmp_path: Path, billed: str, wrong: bool
+) -> None:
+    """One task that failed for nothing, two whose end is not known: at most their list price."""
+    lines = [("t1", None), ("t1", "0"), ("t2", None), ("t3", None)]
+    told = [ledger_line(*each, model="kie-recraft") for each in lines]
+    (tmp_path / "costs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in told))
+    on_the_bill = {**bill(), "models": {"recraft/remove-background": {"usd": billed}}}
+    found = paid_once(diary(), tmp_path / "costs.jsonl", on_the_bill).wrong
+    assert bool(found) == wrong
+
+
 def test_a_key_that_led_to_two_shots_is_found(tmp_path: Path) -> None:
     (tmp_path / "costs.jsonl").touch()
     told = [{"key": "k", "id": "one"}, {"key": "k", "id": "two"}, {"key": "j", "id": "one"}]

@@ -103,11 +103,11 @@ def full(name: str) -> Callable[[Stage, Seen], None]:
             until = time.monotonic() + 35
             while time.monotonic() < until:
                 _fill(ballast)
-                time.sleep(random.uniform(0.3, 2))  # noqa: S311
-                freed = random.choice((0, 20_000, 300_000, 3 * MIB))  # noqa: S311
+                time.sleep(random.uniform(0.3, 2))  # noqa: S311  # nosec B311
+                freed = random.choice((0, 20_000, 300_000, 3 * MIB))  # noqa: S311  # nosec B311
                 with suppress(OSError):
                     os.truncate(ballast, max(0, ballast.stat().st_size - freed))
-                time.sleep(random.uniform(0.1, 0.6))  # noqa: S311
+                time.sleep(random.uniform(0.1, 0.6))  # noqa: S311  # nosec B311
         finally:
             ballast.unlink(missing_ok=True)
 
@@ -212,7 +212,7 @@ def kill_worker(number: int) -> Callable[[Stage, Seen], None]:
                 with suppress(ProcessLookupError):
                     os.kill(worker, number)
                     seen.count("done to it", signal.Signals(number).name)
-            time.sleep(random.uniform(0.5, 4))  # noqa: S311
+            time.sleep(random.uniform(0.5, 4))  # noqa: S311  # nosec B311
 
     return run
 
@@ -220,7 +220,7 @@ def kill_worker(number: int) -> Callable[[Stage, Seen], None]:
 def kill_service(stage: Stage, seen: Seen) -> None:
     """In the middle of everything, five times, and started again each time."""
     for _ in range(5):
-        time.sleep(random.uniform(2, 6))  # noqa: S311
+        time.sleep(random.uniform(2, 6))  # noqa: S311  # nosec B311
         stage.stop(signal.SIGKILL)
         seen.count("done to it", "SIGKILL")
         stage.start()

@@ -161,7 +161,7 @@ def upscale(client: httpx.Client, seen: Seen) -> None:
 def read(client: httpx.Client, seen: Seen) -> None:
     """Records and pictures of shots that were acknowledged, what was spent, what was picked."""
     with seen.lock:
-        known = random.choice(sorted(seen.shots)) if seen.shots else None  # noqa: S311
+        known = random.choice(sorted(seen.shots)) if seen.shots else None  # noqa: S311  # nosec B311
     seen.note("read", client.get("/costs"))
     if known is None:
         return
