@@ -94,6 +94,7 @@ from utils.watchdog import watching
 _log = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S = 60
+_ARENAS = 2  # more of them keep hundreds of MB after a burst (BENCHMARKS.md, "Under fire")
 _RETRY_WEIGHTS_EVERY_S = 300
 
 
@@ -255,6 +256,7 @@ async def open_services(
 
     `stand_ins` take the place of the removers of the same id.
     """
+    heap.share_arenas(_ARENAS)
     async with AsyncExitStack() as stack:
         tracing = await stack.enter_async_context(open_tracing(_collector(settings, version)))
         metrics = Metrics()

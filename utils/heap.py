@@ -10,6 +10,7 @@ from pathlib import Path
 _DONT_NEED = 4
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _MIB = 1024**2
 _WORTH_TRIMMING = 64 * _MIB
 
@@ -37,6 +38,16 @@ def keep(block_bytes: int, *, idle_bytes: int) -> bool:
         return False
     options = ((_M_MMAP_THRESHOLD, block_bytes), (_M_TRIM_THRESHOLD, idle_bytes))
     return all(libc.mallopt(option, size) == 1 for option, size in options)
+
+
+def share_arenas(most: int) -> bool:
+    """Have all threads allocate from `most` heaps; for a process's start. Says whether it took.
+
+    glibc gives every thread one, up to eight a core, and `trim` does not reach what is free at the
+    end of any but the first: each then keeps up to what `keep` was told.
+    """
+    libc = _glibc()
+    return libc is not None and libc.mallopt(_M_ARENA_MAX, most) == 1
 
 
 def trim() -> bool:

@@ -56,6 +56,37 @@ def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not heap.trim()
 
 
+BURST = """
+import sys, threading
+import numpy as np
+from utils import heap, memory
+if int(sys.argv[1]):
+    heap.share_arenas(int(sys.argv[1]))
+heap.keep(32 << 20, idle_bytes=64 << 20)
+together = threading.Barrier(16)
+
+def work():
+    together.wait()
+    for _ in range(3):
+        blocks = [np.ones(12 << 20, np.uint8) for _ in range(3)]
+        del blocks
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(16)]
+idle = memory.resident_bytes()
+[each.start() for each in threads]
+[each.join() for each in threads]
+heap.trim()
+print(memory.resident_bytes() - idle)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_after_a_burst_of_threads_shared_heaps_keep_little_and_heaps_of_their_own_much() -> None:
+    assert int(printed(BURST, 2)) < 100_000_000
+    assert int(printed(BURST, 0)) > 200_000_000
+
+
 DROPPING = """
 import mmap, re, sys
 from pathlib import Path
